@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 FOLDERS = ("attacks", "defenses", "campaigns")
 ENTRY_POINTS = "\n".join(
-    ["[console_scripts]\nrobustkd = robustkd.cli:main"]
+    ["[console_scripts]\nrobustkd = robustkd.cli:main", "[mlflow.app]\nrobustkd = robustkd.tracking.dashboard_app:app"]
     + [path.read_text(encoding="utf-8") for path in sorted((HERE / "entry_points").glob("*.ini"))]
 )
 

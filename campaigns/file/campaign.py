@@ -110,6 +110,7 @@ class Campaign:
         folder: what relative paths in it are relative to.
         batch_size: the most samples that a model is attacked on at once; None for the default.
         groups: groups of classes by their names, each class by its name or number.
+        undefended: the defenses that are none, with which the others are compared.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Campaign:
     judges: dict[str, JudgeUse] = field(default_factory=dict)
     batch_size: int | None = None
     groups: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+    undefended: tuple[str, ...] = ()
 
     def class_groups(self, classes: Sequence[str]) -> dict[str, frozenset[int]]:
         """The numbers of the classes of each group.

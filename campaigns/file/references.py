@@ -34,6 +34,7 @@ def reference_problems(document: Document, uses: Uses, modality: Modality | None
         *_unknown_references(document, uses),
         *_unknown_exclusions(document),
         *_unknown_gates(document),
+        *_unknown_undefended(document),
         *_analyses_without_result(document, uses),
     ]
     return problems + (_of_other_modality(uses, modality) if modality else [])
@@ -89,6 +90,15 @@ def _unknown_gates(document: Document) -> list[Problem]:
         Problem(("gates", position, "defense"), f"there is no defense '{gate.defense}'", close_to(gate.defense, known))
         for position, gate in enumerate(document.gates)
         if gate.defense not in known
+    ]
+
+
+def _unknown_undefended(document: Document) -> list[Problem]:
+    known = document.defenses
+    return [
+        Problem(("undefended",), f"there is no defense '{name}'", close_to(name, known))
+        for name in document.undefended or ()
+        if name not in known
     ]
 
 

@@ -74,6 +74,11 @@ def from_text(text: str, origin: str, folder: Path) -> Campaign:
         description=document.description,
         judges=judges,
         batch_size=document.batch_size,
+        undefended=(
+            tuple(name for name, use in defenses.items() if use.plugin.undefended)
+            if document.undefended is None
+            else document.undefended
+        ),
     )
 
 

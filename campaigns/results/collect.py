@@ -19,7 +19,7 @@ from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import Store
 from robustkd.scoring.paired import compared
 from robustkd.scoring.results import CellResult, DefenseResult, Results
-from robustkd.scoring.summaries import AttackSummary, ThreatSummary
+from robustkd.scoring.summaries import AttackSummary, GateSummary, ThreatSummary
 
 
 def collect(
@@ -73,4 +73,6 @@ def collect(
         },
         environment=environment(max(finished, default=None)),
         served=served(store.answers),
+        gates=[GateSummary(gate.defense, gate.metric, gate.at_least) for gate in campaign.gates],
+        undefended=[name for name in campaign.undefended if name in shown],
     )

@@ -95,7 +95,8 @@ def _completeness(trained: Trained) -> tuple[CellStatus, str | None]:
     if not missing:
         return "done", None
     first, failure = missing[0], trained.failure(missing[0])
-    return failure.status, f"{len(missing)} of its cells have no result; the first: {first.title}: {failure.error}"
+    has = "has" if len(missing) == 1 else "have"
+    return failure.status, f"{len(missing)} of its cells {has} no result; the first: {first.title}: {failure.error}"
 
 
 def _other_threats(trained: Trained) -> dict[str, float]:

@@ -11,10 +11,12 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import override
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Prompts, TargetError, UsageError
-from robustkd.contracts.params import AddedLater
+from robustkd.contracts.params import AddedLater, ModelPath, saved_target
+from robustkd.contracts.target import of_kind
 from robustkd.defenses.diffusion.lora_file import merge_lora
 from robustkd.defenses.diffusion.part_file import load_checkpoint, load_part
 from robustkd.lazy import nn
+from robustkd.targets.files import CARD, WEIGHTS, load_target
 from robustkd.targets.pretrained import fresh_network, moving_revision, pretrained_network, pretrained_tokenizer
 from robustkd.targets.text_encoders import SecondEncoder
 from robustkd.targets.text_to_image import TextToImageTarget, in_precision, require_diffusers, scheduler_class, unsupported
@@ -37,7 +39,11 @@ _CONVERT = (
 class TextToImageParams(Params):
     model_config = ConfigDict(json_schema_extra={"examples": [{"hub": "CompVis/stable-diffusion-v1-4"}]})
 
-    folder: CampaignPath | None = Field(None, description="a folder as diffusers' save_pretrained writes it")
+    folder: ModelPath | None = Field(
+        None,
+        description="a folder as diffusers' save_pretrained writes it; or a trained defense of a campaign that was run: "
+        "first.yaml#erased, runs/first#erased/1 or the folder of its target",
+    )
     hub: str | None = Field(
         None, pattern=r"^[\w.-]+/[\w.-]+$", description="instead: a repository of the Hugging Face hub, which is downloaded"
     )
@@ -80,7 +86,14 @@ class TextToImageParams(Params):
             raise ValueError("revision belongs to hub")
         if self.negative_prompt and self.guidance == 1:
             raise ValueError("a negative prompt has no effect at the guidance 1")
+        if self.saved and (own := sorted(self.model_fields_set - {"folder"})):
+            raise ValueError(f"a trained defense has its own {' and '.join(own)}; leave out {', '.join(own)}")
         return self
+
+    @property
+    def saved(self) -> Path | None:
+        """The folder of a trained target of robustkd's own; None where the model is another one."""
+        return saved_target(self.folder)
 
 
 class TextToImage(Defense):
@@ -103,6 +116,8 @@ class TextToImage(Defense):
             UsageError: a part is missing, or its weights are pickled.
         """
         p = self.params
+        if p.saved is not None:
+            return [p.saved / name for name in (CARD, WEIGHTS)]  # what else lies there says when it was trained
         found = [] if p.folder is None else _pipeline_files(p.folder, weights=p.checkpoint is None)
         found += [] if p.checkpoint is None else [_checkpoint_file(p.checkpoint)]
         others = [other for other in (p.unet, p.text_encoder, p.text_encoder_2) if other is not None]
@@ -115,10 +130,13 @@ class TextToImage(Defense):
         """Load it.
 
         Raises:
-            UsageError: a part is missing, or its weights are pickled.
+            UsageError: a part is missing, its weights are pickled, or the trained defense draws nothing, or behind a guard.
             TargetError: it cannot be loaded.
         """
         p = self.params
+        if p.saved is not None:
+            trained = of_kind(load_target(p.saved), str(p.saved), TextToImageTarget)
+            return trained.to(context.device)
         self.files()
         require_diffusers()
         try:
@@ -137,7 +155,7 @@ class TextToImage(Defense):
 
 def _loaded(p: TextToImageParams) -> TextToImageTarget:
     import diffusers
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     source, options = str(p.folder or p.hub), {} if p.revision is None else {"revision": p.revision}
 
@@ -163,11 +181,11 @@ def _loaded(p: TextToImageParams) -> TextToImageTarget:
         "unet": part(diffusers.UNet2DConditionModel, "unet", p.unet),
         "text_encoder": part(CLIPTextModel, "text_encoder", p.text_encoder),
     }
-    tokenizer = pretrained_tokenizer(CLIPTokenizer, source, subfolder="tokenizer", **options)
+    tokenizer = pretrained_tokenizer(_tokenizer_class(p.folder), source, subfolder="tokenizer", **options)
     second = None
     if _SECOND in index:
         parts[_SECOND] = part(CLIPTextModelWithProjection, _SECOND, p.text_encoder_2)
-        other = pretrained_tokenizer(CLIPTokenizer, source, subfolder="tokenizer_2", **options)
+        other = pretrained_tokenizer(_tokenizer_class(p.folder), source, subfolder="tokenizer_2", **options)
         zeros = bool(index.get("force_zeros_for_empty_prompt", True))
         second = SecondEncoder(_bare(other).to_str(), other.pad_token_id, zeros)
     if p.folder is None or (p.folder / "vae").is_dir():
@@ -191,6 +209,18 @@ def _loaded(p: TextToImageParams) -> TextToImageTarget:
         steps=p.steps,
         second=second,
         negative_prompt=p.negative_prompt,
+    )
+
+
+def _tokenizer_class(folder: Path | None) -> Any:
+    """CLIP's, unless the folder says that its tokenizer is any other of the package tokenizers, as that of an exported small model."""
+    from transformers import CLIPTokenizer, PreTrainedTokenizerFast
+
+    said = _json(file) if folder is not None and (file := folder / "tokenizer" / "tokenizer_config.json").is_file() else {}
+    return (
+        PreTrainedTokenizerFast
+        if said.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
+        else CLIPTokenizer
     )
 
 

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, model_validator
 
 from robustkd.contracts import Capabilities, FitContext, Modality, Target
 from robustkd.contracts.capability import ORDINARY
-from robustkd.defenses.image.pretrained.external import External, ExternalParams
+from robustkd.defenses.image.pretrained.external import External, ExternalParams, trained_classifier
 
 
 class ExternalClassifierParams(ExternalParams):
@@ -22,7 +22,7 @@ class ExternalClassifierParams(ExternalParams):
 
     @model_validator(mode="after")
     def _says_its_sizes(self) -> ExternalClassifierParams:
-        if self.input_shape is None or self.num_classes is None:
+        if self.saved is None and (self.input_shape is None or self.num_classes is None):
             raise ValueError(
                 "say what images the classifier takes, and how many classes it has: input_shape: [3, 224, 224], num_classes: 27"
             )
@@ -47,9 +47,12 @@ class ExternalClassifier(External):
         """Build the network, load its weights and try it.
 
         Raises:
+            UsageError: the trained defense is no classifier.
             TargetError: it cannot be built, the weights do not fit, or it gives no logits.
         """
         p = self.params
+        if p.saved is not None:
+            return trained_classifier(p).to(context.device)
         own = replace(
             context,
             train=None,

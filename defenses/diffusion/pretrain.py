@@ -56,6 +56,7 @@ class TextToImagePretrain(Defense):
 
     Params = PretrainParams
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image", "images")
+    undefended = True
     source = "Ho and Salimans, Classifier-free diffusion guidance, 2022, arXiv:2207.12598"
 
     def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:

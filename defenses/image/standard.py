@@ -30,6 +30,7 @@ class Standard(Defense):
 
     Params = NetworkParams
     source = "no paper: the usual training, the baseline"
+    undefended = True
     learns_soft_labels = True
 
     def fit(self, context: FitContext) -> Target:

@@ -15,10 +15,12 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import override
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Prompts, TargetError
-from robustkd.contracts.params import AddedLater
+from robustkd.contracts.params import AddedLater, ModelPath, saved_target
+from robustkd.contracts.target import of_kind
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import DATE
+from robustkd.targets.files import CARD, WEIGHTS, load_target
 from robustkd.targets.pretrained import ADAPTER, merged_adapter, moving_revision, pretrained_network, pretrained_tokenizer
 
 if TYPE_CHECKING:
@@ -36,8 +38,10 @@ _OTHER_SENSES = r"(^|\.)(vision_\w+|visual|audio_\w+|multi_modal_projector|mtp)\
 class CausalLMParams(Params):
     model_config = ConfigDict(json_schema_extra={"examples": [{"hub": "HuggingFaceTB/SmolLM2-135M-Instruct"}]})
 
-    path: CampaignPath | None = Field(
-        None, description="a folder as save_pretrained writes it, with safetensors; or a .gguf file"
+    path: ModelPath | None = Field(
+        None,
+        description="a folder as save_pretrained writes it, with safetensors; a .gguf file; or a trained defense of a campaign that was "
+        "run: first.yaml#student, runs/first#student/1 or the folder of its target",
     )
     package: str | None = Field(
         None,
@@ -69,7 +73,14 @@ class CausalLMParams(Params):
             raise ValueError("give one of path, package and hub")
         if self.revision is not None and self.hub is None:
             raise ValueError("a revision belongs to hub")
+        if self.saved and (own := sorted(self.model_fields_set - {"path"})):
+            raise ValueError(f"a trained defense has its own {' and '.join(own)}; leave out {', '.join(own)}")
         return self
+
+    @property
+    def saved(self) -> Path | None:
+        """The folder of a trained target of robustkd's own; None where the model is another one."""
+        return saved_target(self.path)
 
 
 class CausalLM(Defense):
@@ -88,6 +99,8 @@ class CausalLM(Defense):
 
     def files(self) -> list[Path]:
         """What is on this machine: the file, or the folder's files."""
+        if saved := self.params.saved:
+            return [saved / name for name in (CARD, WEIGHTS)]  # what else lies there says when it was trained
         found: list[Path] = []
         for place in (self._place(), self.params.adapter):
             if place is not None:
@@ -98,9 +111,13 @@ class CausalLM(Defense):
         """Load it.
 
         Raises:
+            UsageError: the trained defense is no language model, or one behind a guard.
             TargetError: it is not there, its weights are pickled or quantised, it wants code of its own to run, or it cannot chat.
         """
         p, place = self.params, self._place()
+        if p.saved is not None:
+            trained = of_kind(load_target(p.saved), str(p.saved), CausalLMTarget)
+            return trained.to(context.device)
         if place is not None:
             _refuse_missing_and_pickled(place)
         wanted = p.dtype if p.dtype != "auto" else "bfloat16" if context.device.type == "cuda" else "float32"

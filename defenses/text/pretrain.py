@@ -59,6 +59,7 @@ class LMPretrain(Defense):
 
     Params = LMPretrainParams
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    undefended = True
     source = "no paper: the usual training, what is to be defended"
 
     def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustkd.application import pretrained
 from robustkd.application.campaign import campaign_named
 from robustkd.campaigns.store.planned import trained_cell
 from robustkd.contracts import BaseTarget, Code, RobustkdError, Target, TargetError, UsageError
@@ -87,13 +88,14 @@ def export_model(folder: Path, path: Path, form: str, card: str, code: Iterable[
     Every program is read back, and must answer as the trained model does on random inputs.
 
     Args:
-        form: ``safetensors`` (a folder with weights, card and README.md), or a program from pixels in the model's bounds to logits:
-            ``torchscript`` (traced), ``torch-export`` (.pt2) or ``onnx``.
+        form: a folder with a README.md: ``safetensors`` (weights and card), ``transformers`` (of a language model) or ``diffusers`` (of
+            one that draws); or a program from pixels in the model's bounds to logits: ``torchscript`` (traced), ``torch-export`` (.pt2)
+            or ``onnx``.
         card: the text of the model card.
         code: what the target's card may call.
 
     Raises:
-        UsageError: the path cannot be used, or the model is no classifier.
+        UsageError: the path cannot be used, or the form is for other models.
         TargetError: the model cannot be written in this form, or answers differently afterwards.
     """
     if path.exists() or not path.resolve().parent.is_dir():
@@ -104,9 +106,12 @@ def export_model(folder: Path, path: Path, form: str, card: str, code: Iterable[
         save_target(target, path)
         (path / "README.md").write_text(card, encoding="utf-8")
         return f"{path}   (robustkd.load_model reads it)"
+    if form in pretrained.FORMS:
+        return pretrained.export(target, path, form, card)
     if not isinstance(target, Target):
         raise UsageError(
-            f"a model that draws or writes is no program from pixels to logits: {form}", fix="--format safetensors"
+            f"a model that draws or writes is no program from pixels to logits: {form}",
+            fix=f"--format {' or '.join(['safetensors', *pretrained.forms_of(target)])}",
         )
     inputs = _inputs(target)
     with torch.no_grad():
@@ -190,4 +195,4 @@ _WRITERS: Mapping[str, Callable[[nn.Module, Tensor, Path], Tensor]] = {
     "torch-export": _torch_export,
     "onnx": _onnx,
 }
-FORMS = ("safetensors", *_WRITERS)
+FORMS = ("safetensors", *pretrained.FORMS, *_WRITERS)

@@ -184,7 +184,7 @@ class IncompleteOptimisation(Check):
             fix="give the attack more steps or a better step size (APGD adapts it)",
             explanation=f"the last points that {strongest.name} tries still bring {100 * gain:.1f} % of its climb",
             remedies=[{"kind": "apgd-dlr"}],
-            trace=_trace(strongest.name, paths),
+            trace=_trace(strongest.name, paths, batch.index.tolist()),
             share_of_climb=Share(gain),
             attack=strongest.name,
             n=len(shares),
@@ -212,14 +212,22 @@ def _gains(paths: Sequence[Sequence[float]]) -> list[float]:
     return gains
 
 
-def _trace(attack: str, paths: Sequence[Sequence[float]]) -> Trace | None:
-    """The best margin so far, on average over the samples, at evenly spaced points; a search that ended earlier stays where it was."""
-    met = [path for path in paths if path]
-    longest = max(map(len, met), default=0)
+def _trace(attack: str, paths: Sequence[Sequence[float]], samples: Sequence[int]) -> Trace | None:
+    """The best margin so far at evenly spaced points, of each sample and on average; a search that ended earlier stays where it was."""
+    met = {sample: path for sample, path in zip(samples, paths, strict=True) if path}
+    longest = max(map(len, met.values()), default=0)
     if longest < 2:
         return None
-    best = np.stack([np.pad(np.maximum.accumulate(path), (0, longest - len(path)), mode="edge") for path in met]).mean(0)
+    best = np.stack([np.pad(np.maximum.accumulate(path), (0, longest - len(path)), mode="edge") for path in met.values()])
     if not np.isfinite(best).all():  # JSON has no such number
         return None
     at = np.unique(np.linspace(0, longest - 1, POINTS).round().astype(int))
-    return Trace(attack, len(met), (at + 1).tolist(), best[at].tolist(), "the rescaled margin; above 0 a sample is broken")
+    return Trace(
+        attack,
+        len(met),
+        (at + 1).tolist(),
+        best.mean(0)[at].tolist(),
+        "the rescaled margin; above 0 a sample is broken",
+        list(met),
+        best[:, at].round(4).tolist(),
+    )

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     "models",
     multiple=True,
     metavar="NAME=MODEL",
-    help="A model that a judge refers to: a folder, or '{kind: chat-endpoint, base_url: .., model: ..}'; may be repeated.",
+    help="A model that a judge refers to: a folder, campaign.yaml#defense, or '{kind: chat-endpoint, base_url: .., model: ..}'; may be "
+    "repeated.",
 )
 @click.option("-n", type=click.IntRange(1), help="How many of the answers are judged, spread evenly [default: all].")
 @json_option
@@ -49,12 +50,13 @@ def command(file: Path, judges: tuple[str, ...], models: tuple[str, ...], n: int
 
 
 def _named(text: str) -> tuple[str, Any]:
+    from robustkd.application.trained import trained_folder
     from robustkd.cli.one_model import value
 
     name, found, spec = text.partition("=")
     if not found or not name or not spec:
         raise click.UsageError(f"--model {text}: give NAME=MODEL, such as reader=./folder")
-    return name, value("--model", spec)
+    return name, trained_folder(spec) or value("--model", spec)
 
 
 def _print(found: list[JudgeAudit]) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from robustkd.campaigns.comparison.snapshot import Snapshot
     from robustkd.scoring.results import Results
 
-MODELS = ("safetensors", "torchscript", "torch-export", "onnx")
+MODELS = ("safetensors", "transformers", "diffusers", "torchscript", "torch-export", "onnx")
 FORMATS = ("adversarial", "model-card", "robustbench", *MODELS)
 
 
@@ -43,7 +43,8 @@ def command(
     """Write a result of a campaign that was run, or a trained defense, in a form that others read.
 
     RESULTS: a campaign (file or preset), an output folder or its results.json; with #DEFENSE or #DEFENSE/SEED behind it the defense that
-    is meant. safetensors writes a folder with weights and model card, torchscript, torch-export and onnx a program from pixels to logits.
+    is meant. safetensors writes a folder with weights and model card; transformers (of a language model) and diffusers (of one that draws)
+    the folder that save_pretrained would; torchscript, torch-export and onnx a program from pixels to logits.
     A table of every sample: robustkd store export.
     """
     from robustkd.campaigns.comparison import snapshot

@@ -14,7 +14,8 @@ from robustkd.cli.options import console, json_option, print_reserved, whole_wor
 if TYPE_CHECKING:
     from robustkd.reporting.leaderboard import Board, Entry
 
-_COLUMNS = ("rank", "defense", "campaign", "clean", "worst case", "verdict", "seeds", "attacks")
+_COLUMNS = ("rank", "defense", "campaign", "clean", "worst case", "holds", "verdict", "seeds", "attacks")
+_IF_WIDE = ("holds", "seeds", "attacks")
 _WIDE = 110
 """Columns from which on the attacks have room beside the rest."""
 _COLOURS = {"credible": "", "suspect": "yellow", "not credible": "red"}
@@ -42,13 +43,16 @@ def command(folders: tuple[str, ...], markdown: bool, as_json: bool) -> None:
 
 
 def _cells(entry: Entry) -> tuple[str, ...]:
+    from robustkd.scoring.holds import ANSWERS
+
     clean = "-" if entry.clean_accuracy is None else f"{entry.clean_accuracy:.1%}"
     worst = "-"
     if entry.robust_accuracy is not None and entry.ci_low is not None and entry.ci_high is not None:
         worst = f"{entry.robust_accuracy:.1%} [{entry.ci_low:.1%}, {entry.ci_high:.1%}]"
     rank = "-" if entry.rank is None else str(entry.rank)
     verdict, seeds = entry.verdict or entry.status, str(len(entry.seeds))
-    return rank, entry.defense, entry.campaign, clean, worst, verdict, seeds, ", ".join(entry.attacks)
+    holds = ANSWERS[entry.holds]
+    return rank, entry.defense, entry.campaign, clean, worst, holds, verdict, seeds, ", ".join(entry.attacks)
 
 
 def _remark(board: Board) -> str:
@@ -64,16 +68,17 @@ def _print(board: Board) -> None:
     screen = console()
     narrow = screen.width < _WIDE
     table = Table(title=board.title, title_justify="left", box=None, pad_edge=False)
-    for name in _COLUMNS[:-2] if narrow else _COLUMNS:
+    for name in (name for name in _COLUMNS if not narrow or name not in _IF_WIDE):
         right = name in ("rank", "clean", "worst case", "seeds")
         folds = name == "attacks" or (narrow and name in ("defense", "campaign"))
         table.add_column(
             name, justify="right" if right else "left", no_wrap=not folds, overflow="fold" if folds else "ellipsis"
         )
     for entry in board.entries:
-        *cells, verdict, seeds, attacks = _cells(entry)
-        told = Text(verdict, style=_COLOURS.get(verdict, "red"))
-        table.add_row(*cells, told, *([] if narrow else [seeds, attacks]))
+        cells: dict[str, str | Text] = dict(zip(_COLUMNS, _cells(entry), strict=True))
+        told = str(cells["verdict"])
+        cells["verdict"] = Text(told, style=_COLOURS.get(told, "red"))
+        table.add_row(*(text for name, text in cells.items() if not narrow or name not in _IF_WIDE))
     screen.print(table)
     if narrow:  # the attacks would take all the width, and are the same for a whole campaign
         for (campaign, names), entries in _alike(board).items():

@@ -20,7 +20,7 @@ from robustkd.reporting.page import cost
 from robustkd.reporting.pairwise import undecided
 from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, summary_rows
-from robustkd.reporting.verdict_text import NO_VERDICT
+from robustkd.reporting.verdict_text import NO_VERDICT, which_hold
 from robustkd.scoring.holds import Holds
 from robustkd.scoring.results import Results
 from robustkd.scoring.verdict import RULES, unexamined
@@ -51,6 +51,8 @@ def print_results(
     for number, part in enumerate(_parts(_columns(results, rows, others), screen)):
         screen.print(*([""] if number else []), _table(part), sep="\n")
     screen.print(_caption(results, others), style="dim italic")
+    if rows:
+        tell(f"does it hold? {which_hold(results, rows)}")
     _print_detection(results, screen)
     _print_evidence(results)
     _print_undecided(results)

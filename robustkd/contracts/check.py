@@ -43,6 +43,8 @@ class Trace:
         points: how many points it had tried, rising.
         best: after so many, the highest value so far of ``of``.
         of: what is followed, in words.
+        samples: the positions of these samples in their data set, where each was followed by itself; else empty.
+        paths: of each of them what ``best`` is of all.
     """
 
     attack: str
@@ -50,6 +52,12 @@ class Trace:
     points: list[int]
     best: list[float]
     of: str
+    samples: list[int] = field(default_factory=list)
+    paths: list[list[float]] = field(default_factory=list)
+
+    def of_sample(self, index: int) -> list[float]:
+        """How far the search had come on one sample, after each of ``points``; empty where it was not followed there."""
+        return next((path for sample, path in zip(self.samples, self.paths, strict=False) if sample == index), [])
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ class Defense(Plugin, ABC):
             target has ``context.bounds`` in view.
         uses_threat: whether ``fit`` looks at ``context.threat``: then another threat model means another training.
         uses_data: whether ``fit`` looks at the training data.
+        undefended: whether it only trains, without any defense: what a campaign's defenses are compared with.
         learns_soft_labels: whether it learns from the distributions of ``SoftArrays``; one that does not sees the labels alone.
         version: raise it when the trained target changes; results of another version are computed again.
     """
@@ -95,6 +96,7 @@ class Defense(Plugin, ABC):
     inputs: ClassVar[Inputs] = "images"
     uses_threat: bool = False
     uses_data: bool = True
+    undefended: ClassVar[bool] = False
     learns_soft_labels: ClassVar[bool] = False
 
     @property

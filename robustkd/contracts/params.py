@@ -15,6 +15,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
@@ -186,5 +188,18 @@ CampaignPath = Annotated[Path, AfterValidator(_inside_campaign)]
 
 Every parameter that is a path has this type. Without a campaign, paths are relative to the working folder.
 """
-ModelPath = Annotated[Path, AfterValidator(_inside_campaign), BeforeValidator(_trained)]
+TRAINED = "a trained defense"
+
+
+def saved_target(path: Path | None) -> Path | None:
+    """The folder of a trained target of robustkd's own; None where ``path`` is another model."""
+    return path if path is not None and (path / "card.json").is_file() else None
+
+
+def _written(path: Path, info: SerializationInfo) -> Path | str:
+    """In JSON, and so in identities, one word for every trained target: where it lies changes nothing, and what is in it counts."""
+    return path if info.mode != "json" else TRAINED if saved_target(path) else str(path)
+
+
+ModelPath = Annotated[Path, AfterValidator(_inside_campaign), BeforeValidator(_trained), PlainSerializer(_written)]
 """A parameter type: a ``CampaignPath``, or a trained defense of a campaign that was run: ``first.yaml#student``."""

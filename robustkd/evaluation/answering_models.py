@@ -88,6 +88,10 @@ def _from_transformers(model: Any, tokenizer: Any) -> CausalLMTarget:
 def _from_place(place: Path, answers: Path, threat: ThreatModel, seed: int) -> GenerativeTarget:
     if (place / _SAVED).is_file():
         return of_kind(load_target(place), str(place), GenerativeTarget)
+    if not place.exists() and "#" in place.name:
+        raise UsageError(
+            f"there is no model at {place}", fix=f"of a campaign that was run: robustkd.load_model({str(place)!r})"
+        )
     if not place.exists():
         raise UsageError(
             f"there is no model at {place}", fix="correct the path; of a name on the hub: {'kind': 'causal-lm', 'hub': NAME}"
@@ -101,7 +105,7 @@ def _from_defense(
     spec: Mapping[str, Any], answers: Path, threat: ThreatModel, seed: int, others: Mapping[str, BaseTarget]
 ) -> GenerativeTarget:
     defense: Defense = plugins.make("defenses", spec)
-    if "images" in defense.modalities:
+    if set(defense.modalities) == {"images"}:
         raise UsageError(f"defense '{defense.name}' is for images, and here requests are answered", fix=_FIX)
     if defense.uses_data:
         raise UsageError(

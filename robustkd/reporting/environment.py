@@ -8,7 +8,7 @@ from typing import Any
 from robustkd.reporting import formatting, palette
 from robustkd.reporting.gallery import data_uri
 from robustkd.reporting.pairwise import points, probability, sentences
-from robustkd.scoring.holds import HARDLY_ANY, NEARLY_ALL
+from robustkd.scoring.holds import HARDLY_ANY, NEARLY_ALL, STANDINGS
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -36,6 +36,6 @@ def environment(*folders: Path) -> Any:
     made.filters["heat"] = palette.heat
     made.filters["readable_on"] = palette.readable_on
     made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    made.globals.update(hardly_any=f"{HARDLY_ANY * 100:.0f} %", nearly_all=f"{NEARLY_ALL * 100:.0f} %")
+    made.globals.update(hardly_any=f"{HARDLY_ANY * 100:.0f} %", nearly_all=f"{NEARLY_ALL * 100:.0f} %", standings=STANDINGS)
     made.globals.update(threat=formatting.threat, norms=formatting.NORMS, data_uri=data_uri, missing=formatting.MISSING)
     return made

@@ -18,6 +18,7 @@ from robustkd.reporting.samples import ClassTable
 from robustkd.reporting.set_up import SetUp, attack_rows, defense_rows, facts
 from robustkd.reporting.summary import DefenseSummary, attack_names, seeds_of
 from robustkd.reporting.verdict_text import NO_VERDICT
+from robustkd.scoring.holds import ANSWERS
 from robustkd.scoring.results import Results
 
 NONE = "--"
@@ -64,13 +65,20 @@ def latex(
         _table(
             "summary",
             f"Worst-case robust accuracy in percent under {threat} (n = {n}{over}); 95\\,\\% Wilson intervals.",
-            f"lrr{'r' * certified}lrrll",
+            f"lrr{'r' * certified}lrrlll",
             [
                 *("Defense", terms.clean_short, "Robust"),
                 *["Certified to attacked"] * certified,
-                *(r"95\,\% interval", "W-Robust", "NRR", "Strongest attack", "Verdict"),
+                *(r"95\,\% interval", "W-Robust", "NRR", "Strongest attack", "Holds", "Verdict"),
             ],
             (_summary(row, certified=certified) for row in summaries),
+        ),
+        _table(
+            "holds",
+            "Whether each defense holds, against the gates of the campaign and its undefended row.",
+            r"llp{.6\linewidth}",
+            ["Defense", "Holds", "Why"],
+            ([escape(row.defense), ANSWERS[row.holds], escape(row.standing.why)] for row in summaries),
         ),
         _table(
             "attacks",
@@ -169,6 +177,7 @@ def _summary(row: DefenseSummary, *, certified: bool) -> list[str]:
         _points(row.w_robust),
         _points(row.nrr),
         escape(row.strongest_attack or NONE),
+        ANSWERS[row.holds],
         escape(row.verdict or NO_VERDICT),
     ]
 

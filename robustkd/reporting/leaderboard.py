@@ -15,6 +15,7 @@ from robustkd.contracts import StoreError
 from robustkd.contracts.check import Verdict
 from robustkd.reporting.formatting import bracket
 from robustkd.reporting.summary import summary_rows
+from robustkd.scoring.holds import Holds
 from robustkd.scoring.results import CellStatus, Results
 
 
@@ -28,6 +29,7 @@ class Entry:
         folder: where the campaign's results are.
         attacks: those behind the robust accuracy.
         certified: of a defense of which something is proved, what is certified and what the attacks leave, in words; else "".
+        holds, why: whether it holds by its own campaign's gates and undefended rows, None where it cannot be said, and why.
     """
 
     rank: int | None
@@ -43,6 +45,8 @@ class Entry:
     status: CellStatus
     seeds: tuple[int, ...]
     certified: str = ""
+    holds: Holds | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,8 @@ def _entries(folder: Path, campaign: str, results: Results) -> list[Entry]:
             status=row.status,
             seeds=row.seeds,
             certified=bracket(row.certified, row.attacked, row.exact) if row.brackets else "",
+            holds=row.holds,
+            why=row.standing.why,
         )
         for row in summary_rows(results)
     ]

@@ -18,6 +18,7 @@ from robustkd.reporting.summary import DefenseSummary, attack_names
 from robustkd.reporting.terms import ReportTerms
 from robustkd.reporting.verdict_text import NO_VERDICT, answer, explain
 from robustkd.reporting.weakest import weakest_rows
+from robustkd.scoring.holds import ANSWERS
 from robustkd.scoring.results import Results
 
 SIGNS = {"credible": "", "suspect": "⚠️ ", "not credible": "⚠️ "}
@@ -25,6 +26,7 @@ SIGNS = {"credible": "", "suspect": "⚠️ ", "not credible": "⚠️ "}
 READING = (
     "A robust accuracy is an upper bound. {} The worst case is taken per sample over the attacks. "
     "W-Robust is the mean of {} and worst-case robust accuracy, NRR their harmonic mean. "
+    "Holds: against the campaign's gates and its undefended row; each defense's paragraph says why. "
     "With remedy: what is left when the stronger attacks that the checks call for are added. "
     "With several seeds, accuracies are means and an interval is the envelope of the seeds' own 95 % Wilson intervals."
 )
@@ -84,6 +86,7 @@ def _summary(summaries: Sequence[DefenseSummary], terms: ReportTerms) -> str:
             percent(row.clean_accuracy),
             percent(row.robust_accuracy),
             *([bracket(row.certified, row.attacked, row.exact)] if certified else []),
+            ANSWERS[row.holds],
             verdict_mark(row.verdict),
             percent(row.remedied) if row.remedied is not None else MISSING,
             interval(row.ci_low, row.ci_high),
@@ -95,10 +98,10 @@ def _summary(summaries: Sequence[DefenseSummary], terms: ReportTerms) -> str:
         for row in summaries
     )
     head = [
-        "defense", terms.clean.lower(), "robust accuracy", *["certified to attacked"] * certified, "verdict", "with remedy",
+        "defense", terms.clean.lower(), "robust accuracy", *["certified to attacked"] * certified, "holds", "verdict", "with remedy",
         "95 % interval", "between seeds", "W-Robust", "NRR", "strongest attack",
     ]  # fmt: skip
-    return _table(head, f"lrr{'r' * certified}lrrrrrl", rows)
+    return _table(head, f"lrr{'r' * certified}llrrrrrl", rows)
 
 
 def _set_up(results: Results, set_up: SetUp) -> str:

@@ -24,7 +24,7 @@ from robustkd.reporting.presentation import presentation, terms_of
 from robustkd.reporting.published import SETTING, references
 from robustkd.reporting.queries import query_curves, query_plots
 from robustkd.reporting.samples import SampleEvidence, broken_by, class_table, listing
-from robustkd.reporting.searches import convergence, norms, strength
+from robustkd.reporting.searches import convergence, convergence_by_sample, norms, strength
 from robustkd.reporting.set_up import SetUp, attack_rows, defense_rows, facts
 from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
 from robustkd.reporting.tradeoff import shown_defenses, tradeoff
@@ -43,7 +43,11 @@ MOST_PLOTS = 24
 
 @dataclass(frozen=True)
 class Section:
-    """What the page shows of one defense, over its seeds."""
+    """What the page shows of one defense, over its seeds.
+
+    Attributes:
+        references, gates: of its meter: the robust accuracies of the undefended rows, and what its gates ask for.
+    """
 
     anchor: str
     row: DefenseSummary
@@ -51,6 +55,8 @@ class Section:
     trained: tuple[DefenseResult, ...]
     checks: tuple[CheckRow, ...]
     history: tuple[Plot, ...]
+    references: tuple[float, ...] = ()
+    gates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,9 @@ def page(
 ) -> str:
     """The whole report as one HTML document that loads nothing; the arguments are those of ``write_report``."""
     set_up = set_up or SetUp()
-    sections = [_section(results, row, index) for index, row in enumerate(summaries, 1)]
+    known = {row.defense: row.robust_accuracy for row in summaries}
+    undefended = tuple(at for name in results.undefended if (at := known.get(name)) is not None)
+    sections = [_section(results, row, index, undefended) for index, row in enumerate(summaries, 1)]
     rows = grid(results)
     drawn = shown_defenses(summaries)
     drawn_names = [row.defense for row in drawn]
@@ -110,6 +118,7 @@ def page(
         query_curves=query_curves(results),
         query_plots=query_plots(results, drawn_names)[:MOST_PLOTS],
         convergence=convergence(results, drawn_names),
+        converged=convergence_by_sample(results, drawn_names),
         strength=strength(results, drawn_names),
         norm_plots=norms(evidence, drawn_names)[:MOST_PLOTS],
         confusions=confusions(results, evidence, drawn_names),
@@ -165,10 +174,17 @@ def _template() -> Any:
     return environment(TEMPLATES).get_template("report.html.j2")
 
 
-def _section(results: Results, row: DefenseSummary, index: int) -> Section:
+def _section(results: Results, row: DefenseSummary, index: int, references: tuple[float, ...]) -> Section:
     trained = tuple(item for item in results.defenses if item.defense == row.defense)
     return Section(
-        f"defense-{index}", row, explain(results, row), trained, tuple(check_rows(trained)), tuple(_history(trained))
+        f"defense-{index}",
+        row,
+        explain(results, row),
+        trained,
+        tuple(check_rows(trained)),
+        tuple(_history(trained)),
+        references,
+        tuple(g.at_least for g in results.gates if (g.defense, g.metric) == (row.defense, "robust_accuracy")),
     )
 
 

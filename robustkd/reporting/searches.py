@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from robustkd.contracts.check import Trace
 from robustkd.reporting.formatting import NORMS, count, interval, number, percent
+from robustkd.reporting.palette import SERIES
 from robustkd.reporting.plots import Plot, Series, plot
 from robustkd.reporting.samples import SampleEvidence, first_seeds
 from robustkd.reporting.summary import attack_names, cells_by_pair, mean
-from robustkd.scoring.results import Results
+from robustkd.scoring.results import DefenseResult, Results
 
 BINS = 24
+TRIED = "points that the attack has tried"
 REACH = 0.99
 """A histogram of norms ends where so many of those that were found lie below: single large ones would leave nothing to see."""
 
@@ -22,21 +26,45 @@ def convergence(results: Results, defenses: Sequence[str]) -> Plot | None:
     """How far the strongest attack had come after so many points, a line for each defense; None where no check followed one."""
     lines = []
     for defense in defenses:
-        traces = (
-            finding.trace
-            for item in results.defenses
-            if item.defense == defense
-            for finding in item.checks
-            if finding.trace is not None
-        )
-        trace = next(traces, None)
-        if trace is None:
-            lines.append(Series(defense, [], []))
-            continue
-        met = [(at, best) for at, best in zip(trace.points, trace.best, strict=False) if math.isfinite(best)]
-        told = [f"{trace.attack}, after {count(at)} points: {number(best)}" for at, best in met]
-        lines.append(Series(defense, [at for at, _ in met], [best for _, best in met], told=told))
-    return plot("Best margin so far", lines, "points that the attack has tried", shares=False)
+        trace = next((found for item in results.defenses if item.defense == defense if (found := trace_of(item))), None)
+        lines.append(Series(defense, [], []) if trace is None else _course(defense, trace, trace.best))
+    return plot("Best margin so far", lines, TRIED, shares=False)
+
+
+def convergence_by_sample(results: Results, defenses: Sequence[str]) -> list[Plot]:
+    """The same of each sample by itself, with the first seed: a small plot for each defense, in its colour."""
+    plots = []
+    for place, defense in enumerate(defenses):
+        trace = next((found for item in results.defenses if item.defense == defense if (found := trace_of(item))), None)
+        lines = [_course(f"#{at}", trace, path) for at, path in zip(trace.samples, trace.paths, strict=False)] if trace else []
+        if drawn := plot(defense, lines, TRIED, shares=False, n_ticks=4):
+            style = place % len(SERIES)
+            # One point to point at, the last: those of all samples would be thousands.
+            kept = (replace(line, colour=style, dash="", dots=line.dots[-1:]) for line in drawn.lines)
+            plots.append(replace(drawn, lines=tuple(kept)))
+    return plots
+
+
+def sample_course(item: DefenseResult, sample: int) -> Plot | None:
+    """How far the strongest attack had come on one sample; None where no check followed it there."""
+    trace = trace_of(item)
+    path = trace.of_sample(sample) if trace else []
+    return (
+        plot(f"Best margin so far under {trace.attack}", [_course(trace.attack, trace, path)], TRIED, shares=False)
+        if trace
+        else None
+    )
+
+
+def trace_of(item: DefenseResult) -> Trace | None:
+    """How the search went that a check followed on a trained defense; None where none did."""
+    return next((finding.trace for finding in item.checks if finding.trace is not None), None)
+
+
+def _course(label: str, trace: Trace, path: Sequence[float]) -> Series:
+    met = [(at, best) for at, best in zip(trace.points, path, strict=False) if math.isfinite(best)]
+    told = [f"{trace.attack}, after {count(at)} points: {number(best)}" for at, best in met]
+    return Series(label, [at for at, _ in met], [best for _, best in met], told=told)
 
 
 def strength(results: Results, defenses: Sequence[str]) -> Plot | None:

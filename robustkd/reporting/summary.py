@@ -13,7 +13,7 @@ from typing import Literal
 
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.scoring.bracket import Bracket
-from robustkd.scoring.holds import Holds, holds
+from robustkd.scoring.holds import UNKNOWN, Holds, Standing, standings
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import CURVE_STEPS, CellResult, CellStatus, CurvePoint, DefenseResult, Results
 from robustkd.scoring.tradeoff import nrr, w_robust
@@ -41,6 +41,7 @@ class DefenseSummary:
         remedies: their kinds, in order, each with the mean of what is left after it, over the seeds that it was run on.
         unjudged: mean share of the requests that could not be judged; None of images.
         brackets: of each seed that has one.
+        standing: whether it holds, and why (see ``scoring.holds``).
     """
 
     defense: str
@@ -62,6 +63,7 @@ class DefenseSummary:
     remedies: dict[str, float] = field(default_factory=dict)
     unjudged: float | None = None
     brackets: tuple[Bracket, ...] = ()
+    standing: Standing = UNKNOWN
 
     @property
     def certified(self) -> float | None:
@@ -80,15 +82,15 @@ class DefenseSummary:
 
     @property
     def holds(self) -> Holds | None:
-        """Whether the defense holds, by its robust accuracy; None where it cannot be said."""
-        return holds(self.robust_accuracy, self.verdict)
+        """Whether the defense holds; None where it cannot be said."""
+        return self.standing.holds
 
 
 def summary_rows(results: Results) -> list[DefenseSummary]:
     """One row per defense, in the campaign's order."""
-    pairs, attacks = cells_by_pair(results), attack_names(results)
+    pairs, attacks, standing = cells_by_pair(results), attack_names(results), standings(results)
     return [
-        _summary(results, name, {attack: pairs.get((name, attack), []) for attack in attacks})
+        _summary(results, name, {attack: pairs.get((name, attack), []) for attack in attacks}, standing.get(name, UNKNOWN))
         for name in defense_names(results)
     ]
 
@@ -184,7 +186,7 @@ def worst_status(statuses: Iterable[CellStatus]) -> CellStatus:
     return min(statuses, key=STATUS_WORST_FIRST.index, default="pending")
 
 
-def _summary(results: Results, name: str, by_attack: Mapping[str, Sequence[CellResult]]) -> DefenseSummary:
+def _summary(results: Results, name: str, by_attack: Mapping[str, Sequence[CellResult]], standing: Standing) -> DefenseSummary:
     trained = [item for item in results.defenses if item.defense == name]
     cells = [cell for found in by_attack.values() for cell in found]
     per_attack = {attack: mean(cell.robust_accuracy for cell in found) for attack, found in by_attack.items()}
@@ -209,6 +211,7 @@ def _summary(results: Results, name: str, by_attack: Mapping[str, Sequence[CellR
         remedies=_remedies(trained),
         unjudged=mean(item.unjudged for item in trained),
         brackets=tuple(item.bracket for item in trained if item.bracket is not None),
+        standing=standing,
     )
 
 

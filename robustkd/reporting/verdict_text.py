@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustkd.contracts.check import Finding
-from robustkd.reporting.formatting import count, counted, evidence, listed, percent, words
+from robustkd.reporting.formatting import THIN, count, counted, evidence, listed, percent, words
 from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.summary import SEVERITY_WORST_FIRST, DefenseSummary, fired, headline_attacks, is_headline, not_run
-from robustkd.scoring.holds import Holds
+from robustkd.scoring.holds import STANDINGS, Holds
 from robustkd.scoring.results import DefenseResult, Results
 from robustkd.scoring.verdict import RULES, unexamined
 
@@ -70,6 +70,7 @@ class VerdictText:
     unrun: str = ""
     unjudged: str = ""
     certified: str = ""
+    standing: str = ""
 
     @property
     def paragraph(self) -> str:
@@ -77,7 +78,16 @@ class VerdictText:
         told = (reason.sentence for reason in self.reasons if reason.finding.severity != "info")
         return " ".join(
             part
-            for part in (self.attacks, self.certified, self.unjudged, *told, self.conclusion, self.unrun, self.remedy)
+            for part in (
+                self.standing,
+                self.attacks,
+                self.certified,
+                self.unjudged,
+                *told,
+                self.conclusion,
+                self.unrun,
+                self.remedy,
+            )
             if part
         )
 
@@ -98,7 +108,16 @@ def explain(results: Results, summary: DefenseSummary) -> VerdictText:
         _unrun(trained),
         unjudged,
         certified_text(summary),
+        standing_text(summary),
     )
+
+
+def standing_text(summary: DefenseSummary) -> str:
+    """Whether a defense holds and why; empty where it has no number."""
+    if summary.robust_accuracy is None:
+        return ""
+    told = f"It {STANDINGS[summary.holds]}" if summary.holds else "Whether it holds cannot be said"
+    return f"{told}: {summary.standing.why.replace(' %', f'{THIN}%')}."
 
 
 def remedy_text(summary: DefenseSummary, trained: Sequence[DefenseResult]) -> str:
@@ -148,7 +167,7 @@ def answer(results: Results, summaries: Sequence[DefenseSummary]) -> str:
         return "This campaign has no defense."
     if len(summaries) == 1:
         return _single(summaries[0], samples)
-    told = f"{_each(summaries)} Of {len(summaries)} robust accuracies, {listed(parts)}."
+    told = f"{which_hold(results, summaries)} Of {len(summaries)} robust accuracies, {listed(parts)}."
     believed = [row for row in summaries if row.verdict == "credible" and row.robust_accuracy is not None]
     if not believed:
         return told
@@ -156,11 +175,15 @@ def answer(results: Results, summaries: Sequence[DefenseSummary]) -> str:
     return f"{told} The highest credible one is {best.defense}: {percent(best.robust_accuracy)} of the {samples} withstand every attack."
 
 
-def _each(summaries: Sequence[DefenseSummary]) -> str:
+def which_hold(results: Results, summaries: Sequence[DefenseSummary]) -> str:
     """Which defenses hold: by name, or how many where they are many."""
     told = []
     for standing, word in HOLDS.items():
-        names = [row.defense for row in summaries if row.holds == standing]
+        names = [
+            f"{row.defense} (undefended)" if row.defense in results.undefended else row.defense
+            for row in summaries
+            if row.holds == standing
+        ]
         if names:
             told.append(f"{word}: {listed(names) if len(names) <= MAX_NAMES else counted(len(names), 'defense')}.")
     return " ".join(told)

@@ -22,7 +22,14 @@ from robustkd.scoring.detection import Detection
 from robustkd.scoring.paired import Comparison, corrected
 from robustkd.scoring.picture import Measured
 from robustkd.scoring.remedy import Remedy
-from robustkd.scoring.summaries import AttackSummary, DataSummary, Environment, ServedSummary, ThreatSummary
+from robustkd.scoring.summaries import (
+    AttackSummary,
+    DataSummary,
+    Environment,
+    GateSummary,
+    ServedSummary,
+    ThreatSummary,
+)
 from robustkd.scoring.tabular import Tabular, interval, percent
 from robustkd.scoring.weakest import GroupAccuracy, Weakest
 
@@ -202,6 +209,8 @@ class Results(Tabular):
         comparisons: every two defenses of the same seed, on the test samples that they share.
         attacks: what each attack is, by its name.
         served: what was asked of each served model.
+        gates: the bounds that the campaign file sets.
+        undefended: the defenses that are none, with which the others are compared (see ``scoring.holds``).
         folder: where they are stored, where that is known; it is no part of the numbers.
     """
 
@@ -215,6 +224,8 @@ class Results(Tabular):
     comparisons: Annotated[list[Comparison], AfterValidator(corrected)] = field(default_factory=list)
     attacks: dict[str, AttackSummary] = field(default_factory=dict)
     served: list[ServedSummary] = field(default_factory=list)
+    gates: list[GateSummary] = field(default_factory=list)
+    undefended: list[str] = field(default_factory=list)
     folder: Path | None = field(default=None, compare=False)
 
     @property
@@ -262,7 +273,8 @@ class Results(Tabular):
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The results as results.json holds them: JSON values, without ``folder``; ``draws`` where there are several, ``where``,
-        ``by_queries``, ``bracket``, a check's ``trace``, ``detection``, ``served``, worst classes and groups where there are any.
+        ``by_queries``, ``bracket``, a check's ``trace``, ``detection``, ``served``, ``gates``, ``undefended``, worst classes and groups
+        where there are any.
         """
         summaries = {"threat": self.threat, "data": self.data, "environment": self.environment}
         told = {name: value for name, value in asdict(self).items() if name != "folder"}
@@ -274,11 +286,11 @@ class Results(Tabular):
         for one in told["defenses"]:
             for check in one["checks"]:
                 _leave_out_empty(check, "trace")
+                _leave_out_empty(check.get("trace", {}), "samples", "paths")
             for table in one["analyses"].values():
                 del table["certificate"]  # of each sample; the store has it
                 _leave_out_empty(table, "parts")
-        if not told["served"]:
-            del told["served"]
+        _leave_out_empty(told, "served", "gates", "undefended")
         told["claims"] = [asdict(claim) for claim in self.claims]
         return told | {"attacks": {name: attack.to_dict() for name, attack in self.attacks.items()}}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from robustkd.contracts.data import Modality
 from robustkd.contracts.json_value import JsonValue
@@ -94,6 +94,15 @@ class ServedSummary(Summary):
         """One sentence: the model, and how many answers and tokens were asked of it."""
         tokens = f"{self.prompt_tokens:,} tokens read and {self.completion_tokens:,} written"
         return f"{self.model} at {self.url}: {self.requests:,} answers are kept, {tokens}"
+
+
+@dataclass(frozen=True)
+class GateSummary(Summary):
+    """A gate of the campaign file: the share in [0, 1] that a metric of a defense must reach."""
+
+    defense: str
+    metric: Literal["robust_accuracy", "clean_accuracy"]
+    at_least: float
 
 
 @dataclass(frozen=True)

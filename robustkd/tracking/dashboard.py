@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 from contextlib import closing
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,9 @@ from robustkd.redaction import redacted
 from robustkd.tracking import views
 from robustkd.tracking.location import DATABASE, artifact_location, default_store, is_shared, read_mark, tracking_uri
 from robustkd.tracking.noted import noted
+
+APP = "robustkd"
+"""What MLflow's command line calls ``dashboard_app``."""
 
 
 class UiCommand(NamedTuple):
@@ -69,6 +73,8 @@ def ui_command(folder: Path, port: int = 5000) -> UiCommand:
             f"{database.parent} holds no {DATABASE}", fix="run the campaign, or rebuild it with: robustkd track CAMPAIGN"
         )
     argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    if entry_points(group="mlflow.app", name=APP):
+        argv += ["--app-name", APP]
     # By environment, not by argument: a database URI may hold a password, and command lines are public on a machine.
     env = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # else seven more processes of 250 MB wait for jobs that are not ours

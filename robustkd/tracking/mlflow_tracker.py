@@ -26,6 +26,7 @@ from robustkd.plugins.sources import unwatched
 from robustkd.redaction import redacted
 from robustkd.reporting.gallery import requests_of
 from robustkd.reporting.presentation import presentation
+from robustkd.scoring.holds import UNKNOWN, Standing, standings
 from robustkd.scoring.results import CellResult, DefenseResult, Results
 from robustkd.tracking.location import Mark, TrackingError, read_mark, tracking_uri, write_mark
 from robustkd.tracking.origin import origin_of
@@ -158,15 +159,24 @@ class MlflowTracker:
         artifacts: Sequence[Path],
     ) -> None:
         defenses = {(item.defense, item.seed): item for item in results.defenses}
+        standing = standings(results)
         for cell in results.cells:
-            self._put_cell(book, cell, gallery, defenses.get((cell.defense, cell.seed)))
+            defended = defenses.get((cell.defense, cell.seed))
+            self._put_cell(book, cell, gallery, defended, standing.get(cell.defense, UNKNOWN))
         for trained, result in defenses.items():
-            self._put_defense(book, result, targets.get(trained))
+            self._put_defense(book, result, targets.get(trained), standing[result.defense])
         self._put_campaign(book, results, artifacts)
         if not results.incomplete:
             book.put_trends(results)
 
-    def _put_cell(self, book: RunStore, cell: CellResult, gallery: Gallery, defended: DefenseResult | None = None) -> None:
+    def _put_cell(
+        self,
+        book: RunStore,
+        cell: CellResult,
+        gallery: Gallery,
+        defended: DefenseResult | None = None,
+        standing: Standing = UNKNOWN,
+    ) -> None:
         if cell.status == "pending":
             return
         examples: Sequence[Item] = ()
@@ -174,11 +184,16 @@ class MlflowTracker:
             examples = gallery = _of(gallery, cell)  # the note of an attack on prompts quotes some
         attach = _shown(gallery, cell) if cell.status == "done" else None
         record = cell_record(
-            self._campaign, cell, defended.verdict if defended else None, images=attach is not None, examples=examples
+            self._campaign,
+            cell,
+            defended.verdict if defended else None,
+            standing=standing,
+            images=attach is not None,
+            examples=examples,
         )
         book.put(RunKey(cell.defense, cell.attack, cell.seed), record, attach)
 
-    def _put_defense(self, book: RunStore, result: DefenseResult, folder: Path | None) -> None:
+    def _put_defense(self, book: RunStore, result: DefenseResult, folder: Path | None, standing: Standing = UNKNOWN) -> None:
         if result.status == "pending" and result.robust_accuracy is None:
             return
         model: LogModel | None = None
@@ -188,7 +203,7 @@ class MlflowTracker:
             def model(book: RunStore, run_id: str) -> str:
                 return log_model(book, run_id, result, folder)
 
-        record = defense_record(self._campaign, result, model=model is not None)
+        record = defense_record(self._campaign, result, standing=standing, model=model is not None)
         book.put(RunKey(result.defense, "", result.seed), record, model=model)
 
     def _put_campaign(self, book: RunStore, results: Results, artifacts: Sequence[Path]) -> None:

@@ -21,7 +21,7 @@ from robustkd.reporting import Item
 from robustkd.reporting.gallery import requests_of
 from robustkd.reporting.summary import DefenseSummary, summary_rows
 from robustkd.scoring.bracket import Bracket
-from robustkd.scoring.holds import Holds, holds
+from robustkd.scoring.holds import ANSWERS, UNKNOWN, Holds, Standing
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
 from robustkd.scoring.summaries import DataSummary
@@ -120,18 +120,20 @@ def cell_record(
     cell: CellResult,
     verdict: Verdict | None = None,
     *,
+    standing: Standing = UNKNOWN,
     images: bool = False,
     examples: Sequence[Item] = (),
 ) -> RunRecord:
     """The run of one attack on one defense; ``verdict`` is that on the defense, once it is known.
 
     Args:
+        standing: whether the defense holds, once it is known.
         images: whether there is something to look at among its artefacts.
         examples: attacked requests, the first of which its note quotes.
     """
     quoted = requests_of(examples)
     params, files = _params(campaign, cell, cell.attack)
-    tags = _tags(campaign, cell, "cell", cell.cell_id, verdict) | {
+    tags = _tags(campaign, cell, "cell", cell.cell_id, verdict, standing) | {
         "mlflow.note.content": _with_link(descriptions.cell(cell, verdict, quoted), campaign, cell)
     }
     return RunRecord(
@@ -146,10 +148,12 @@ def cell_record(
     )
 
 
-def defense_record(campaign: TrackedCampaign, result: DefenseResult, *, model: bool = False) -> RunRecord:
+def defense_record(
+    campaign: TrackedCampaign, result: DefenseResult, *, standing: Standing = UNKNOWN, model: bool = False
+) -> RunRecord:
     """The run of one trained defense: its worst case over the attacks, its verdict and its training."""
     params, files = _params(campaign, result, WORST_CASE)
-    tags = _tags(campaign, result, "defense", f"{result.defense}/{result.seed}", result.verdict)
+    tags = _tags(campaign, result, "defense", f"{result.defense}/{result.seed}", result.verdict, standing)
     if result.target_hash:
         tags["robustkd.target_hash"] = result.target_hash
     return RunRecord(
@@ -164,7 +168,7 @@ def defense_record(campaign: TrackedCampaign, result: DefenseResult, *, model: b
             *_tradeoff(result),
             *_bracket(result.bracket),
             *_analysed(result),
-            *history_points(result.history),
+            *_trained(result.history),
         ),
         seconds=result.train_seconds,
         files=files,
@@ -194,7 +198,10 @@ def campaign_record(campaign: TrackedCampaign, results: Results, attached: Itera
     }
     best = _best(results)
     tags = (
-        {} if best is None else {"robustkd.best": best.defense} | ({"robustkd.verdict": best.verdict} if best.verdict else {})
+        {}
+        if best is None
+        else {"robustkd.best": best.defense, "robustkd.holds": ANSWERS[best.holds]}
+        | ({"robustkd.verdict": best.verdict} if best.verdict else {})
     )
     params = {"data": results.data.name, "norm": results.threat.norm, "eps": results.threat.eps}
     params |= _region(results.threat_model.budget)
@@ -250,6 +257,12 @@ def history_points(history: Iterable[Mapping[str, float]]) -> list[Point]:
         for name, value in entry.items()
         if name != "epoch" and math.isfinite(value)
     ]
+
+
+def _trained(history: Sequence[Mapping[str, float]]) -> list[Point]:
+    """A finished training's history; that of a single epoch at step 1, for the reason that ``course`` gives."""
+    points = history_points(history)
+    return points if any(point.step for point in points) else [point._replace(step=1) for point in points]
 
 
 def flattened(values: Mapping[str, Any], prefix: str) -> dict[str, str]:
@@ -324,7 +337,12 @@ def _params(campaign: TrackedCampaign, item: CellResult | DefenseResult, attack:
 
 
 def _tags(
-    campaign: TrackedCampaign, item: CellResult | DefenseResult, kind: str, cell_id: str, verdict: Verdict | None
+    campaign: TrackedCampaign,
+    item: CellResult | DefenseResult,
+    kind: str,
+    cell_id: str,
+    verdict: Verdict | None,
+    standing: Standing,
 ) -> dict[str, str]:
     tags = {
         "robustkd.kind": kind,
@@ -337,7 +355,9 @@ def _tags(
         "robustkd.version": package_version(),
     }
     if verdict:
-        tags |= {"robustkd.verdict": verdict, "mlflow.runColor": COLOURS[holds(item.robust_accuracy, verdict)]}
+        tags["robustkd.verdict"] = verdict
+    if standing != UNKNOWN:
+        tags |= {"robustkd.holds": ANSWERS[standing.holds], "mlflow.runColor": COLOURS[standing.holds]}
     if item.error:
         tags["robustkd.error"] = descriptions.truncate(redacted(item.error), 2000)
     return tags

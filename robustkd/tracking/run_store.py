@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from robustkd.contracts import StoreError
 from robustkd.lazy import large_import
+from robustkd.scoring.holds import UNKNOWN, standings
 from robustkd.scoring.results import Results
 from robustkd.scoring.summaries import DataSummary
 from robustkd.tracking import descriptions, new_database, trend, views
@@ -191,8 +192,9 @@ class RunStore:
         known = {run.data.tags["robustkd.defense"]: _known(run) for run in found}
         tags = {name: run.tags.get(trend.TAG, "") for name, run in known.items()}
         histories = trend.steps(results, self.campaign.plan_id, self.origin.results, tags)
+        standing = standings(results)
         for defense, history in histories.items():
-            record = trend.trend_record(defense, history)
+            record = trend.trend_record(defense, history, standing.get(defense, UNKNOWN))
             run = known.get(defense) or self._create(record.name, record.tags, history[0].milliseconds)
             self._complete(run, record, None, ended=history[-1].milliseconds, times={s.step: s.milliseconds for s in history})
 

@@ -13,7 +13,7 @@ from typing import Any
 from robustkd.reporting import DefenseSummary, summary_rows
 from robustkd.reporting.formatting import interval, percent
 from robustkd.reporting.markdown import escape, verdict_mark
-from robustkd.scoring.holds import holds
+from robustkd.scoring.holds import ANSWERS, UNKNOWN, Standing
 from robustkd.scoring.results import Results
 from robustkd.tracking import descriptions
 from robustkd.tracking.records import COLOURS, Point, RunRecord, package_version
@@ -68,8 +68,8 @@ def steps(results: Results, plan: str, folder: str, known: dict[str, str]) -> di
     return found
 
 
-def trend_record(defense: str, history: list[Step]) -> RunRecord:
-    """The run of one defense's executions; its metrics are those of the last."""
+def trend_record(defense: str, history: list[Step], standing: Standing = UNKNOWN) -> RunRecord:
+    """The run of one defense's executions; its metrics are those of the last, after which it ``stands`` so."""
     last = history[-1]
     tags = {
         "robustkd.kind": "trend",
@@ -79,7 +79,9 @@ def trend_record(defense: str, history: list[Step]) -> RunRecord:
         "mlflow.note.content": _note(defense, history),
     }
     if last.verdict:
-        tags |= {"robustkd.verdict": last.verdict, "mlflow.runColor": COLOURS[holds(last.robust_accuracy, last.verdict)]}
+        tags["robustkd.verdict"] = last.verdict
+    if standing != UNKNOWN:
+        tags |= {"robustkd.holds": ANSWERS[standing.holds], "mlflow.runColor": COLOURS[standing.holds]}
     metrics = tuple(point for step in history for point in step.points)
     return RunRecord(f"{defense} · over time", "FINISHED", tags, {"defense": defense, "attack": "over time"}, metrics)
 

@@ -22,12 +22,16 @@ _NAME, _CREATED, _DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "dur
 def experiment_tags(plan_id: str, results: str = "") -> dict[str, str]:
     """The saved views on the runs of one plan, in one results folder where ``results`` is its id, as tags of the experiment."""
     chosen = f"tags.`robustkd.plan_id` = '{plan_id}'" + (f" AND tags.`robustkd.results` = '{results}'" if results else "")
-    number = [_metric("robust_accuracy"), _tag("robustkd.verdict"), *map(_metric, ("clean_accuracy", "ci_low", "ci_high"))]
+    number = [
+        _metric("robust_accuracy"),
+        *map(_tag, ("robustkd.verdict", "robustkd.holds")),
+        *map(_metric, ("clean_accuracy", "ci_low", "ci_high")),
+    ]
     strength = map(_metric, ("attack_success_rate", "median_norm", "forward_passes", "backward_passes", "wall_seconds"))
     defenses = [*number, *map(_param, ("defense", "defense.kind", "seed")), "attributes.`Models`"]
     cells = [*number, *strength, *map(_param, ("defense", "attack", "seed")), _tag("robustkd.status")]
     # No intervals with the means: a mean of the seeds' intervals would not be one.
-    means = [*number[:3], _metric("attack_success_rate")]
+    means = [*number[:4], _metric("attack_success_rate")]
     lost = [_tag("robustkd.status"), _tag("robustkd.error"), *map(_param, ("defense", "attack", "seed"))]
     failed = f"tags.`robustkd.status` != 'done' AND tags.`robustkd.kind` != 'campaign' AND {chosen}"
     seeds_together = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robustkd.campaigns.execution.live import RunProgress
 from robustkd.reporting.leaderboard import Board, Entry, boards
-from robustkd.scoring.holds import Holds, holds
+from robustkd.scoring.holds import ANSWERS
 from robustkd.viewer.addresses import Address
 from robustkd.viewer.runs import Run
 from robustkd.viewer.site import Site
@@ -19,6 +19,7 @@ _KEYS: dict[str, Callable[[Entry], object]] = {
     "campaign": lambda entry: entry.campaign.casefold(),
     "clean": lambda entry: -1.0 if entry.clean_accuracy is None else entry.clean_accuracy,
     "worst": lambda entry: -1.0 if entry.robust_accuracy is None else entry.robust_accuracy,
+    "holds": lambda entry: ("yes", "in part", "no", None).index(entry.holds),
     "verdict": lambda entry: ("credible", "suspect", "not credible", None).index(entry.verdict),
 }
 COLUMNS = {
@@ -27,6 +28,7 @@ COLUMNS = {
     "campaign": "Campaign",
     "clean": "Clean",
     "worst": "Worst case",
+    "holds": "Holds",
     "verdict": "Verdict",
 }
 FALLING = ("clean", "worst")
@@ -39,11 +41,6 @@ class Row:
 
     entry: Entry
     key: str
-
-    @property
-    def holds(self) -> Holds | None:
-        """Whether it holds."""
-        return holds(self.entry.robust_accuracy, self.entry.verdict)
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def leaderboard_page(site: Site, wanted: Address) -> str:
 def _matching(board: Board, asked: Sequence[str]) -> list[Row]:
     def told(entry: Entry) -> str:
         attacks = " ".join(entry.attacks)
-        return f"{entry.defense} {entry.campaign} {entry.folder} {entry.verdict} {attacks} {board.title}".casefold()
+        return f"{entry.defense} {entry.campaign} {entry.folder} {entry.verdict} {ANSWERS[entry.holds]} {attacks} {board.title}".casefold()
 
     return [Row(entry, Path(entry.folder).name) for entry in board.entries if all(word in told(entry) for word in asked)]
 

@@ -13,6 +13,7 @@ from robustkd.contracts import Transcript
 from robustkd.redaction import printable
 from robustkd.reporting import formatting
 from robustkd.reporting.samples import BROKEN, UNJUDGED
+from robustkd.reporting.searches import sample_course
 from robustkd.reporting.transcripts import Change, changes
 from robustkd.scoring.results import DefenseResult
 from robustkd.viewer.addresses import Address, address
@@ -150,7 +151,7 @@ def sample_page(site: Site, wanted: Address) -> str:
     place = int(np.searchsorted(rows, row))
     inside = place < len(rows) and rows[place] == row
     data = site.data(run, table.attacks[0].entry)
-    query = _query(site, run, defense, seed, show, by)
+    query, result = _query(site, run, defense, seed, show, by), result_of(run, defense, seed)
     return site.render(
         "sample.html.j2",
         wanted,
@@ -172,7 +173,8 @@ def sample_page(site: Site, wanted: Address) -> str:
         page=place // PER_PAGE + 1,
         clean=_picture(run, table.attacks[0].entry, row, "clean") if table.of_images and data.image(row) is not None else None,
         others=_others(run, defense, seed),
-        result=result_of(run, defense, seed),
+        result=result,
+        course=sample_course(result, int(table.index[row])) if result else None,
     )
 
 

@@ -1,6 +1,6 @@
 // node dashboard.mjs URL FOLDER: what a person does who opens only MLflow: the table of defenses, its charts, two runs
 // compared, one run, the campaign's report, the pictures of an attack. Prints JSON.
-import { open, picture, withBrowser } from "./browser.mjs";
+import { open, picture, SCHEMES, WIDTHS, withBrowser } from "./browser.mjs";
 
 const [url, folder] = process.argv.slice(2);
 const PATIENCE = { timeout: 150_000, polling: 300 };
@@ -79,6 +79,7 @@ const seen = await withBrowser(async (browser) => {
   await settled();
   await picture(page, folder, "mlflow-6-campaign", false);
   told.note = await words(page);
+  const campaign = page.url();
   await press(page, "[role=tab]", "Artifacts");
   await page.locator("::-p-text(report.html)").setTimeout(PATIENCE.timeout).click();
   const frame = await (await page.waitForSelector("iframe", PATIENCE)).contentFrame();
@@ -86,6 +87,34 @@ const seen = await withBrowser(async (browser) => {
   await settled();
   await picture(page, folder, "mlflow-7-report", false);
   told.report = await frame.evaluate(() => document.querySelector("#found")?.textContent);
+
+  // The same on a phone and by night, to be looked at.
+  for (const width of WIDTHS) {
+    for (const scheme of SCHEMES) {
+      for (const [name, place, text] of [["table", url, "· worst case · seed"], ["campaign", campaign, "Description"]]) {
+        const other = await open(browser, place, { width, scheme });
+        await shows(other, text);
+        const assistant = await other.$('button[aria-label="Close"]');
+        if (assistant) await assistant.evaluate((button) => button.click());
+        await settled();
+        await picture(other, folder, `mlflow-${name}-${width}-${scheme}`, false);
+        await other.close();
+      }
+    }
+  }
+
+  // An address without a workflow, as MLflow's own links are, in a browser that was never here; then with the other choice made.
+  const stranger = await (await browser.createBrowserContext()).newPage();
+  const plain = campaign.replace(/[?&]workflowType=[^&]*/, "").replace(/[?].*$/, "");
+  await stranger.goto(plain);
+  await shows(stranger, "Model registry");
+  await settled();
+  told.linked = { address: stranger.url(), words: await words(stranger) };
+  await stranger.evaluate(() => localStorage.setItem("mlflow.workflowType_v1", '"genai"'));
+  await stranger.goto("about:blank");
+  await stranger.goto(plain);
+  await shows(stranger, "Evaluation runs");
+  told.chosen = await words(stranger);
 
   told.errors = page.complaints;
   return told;

@@ -99,7 +99,15 @@ def test_no_page_of_a_run_is_made_of_single_bars(seen):
 
 
 def test_the_first_page_has_the_side_bar_of_models_and_not_that_of_llm_traces(seen):
-    assert "Evaluation runs" not in seen["table"]
+    for page in ("table", "charts", "compare", "run", "note"):
+        assert "Evaluation runs" not in seen[page], page
+        assert "Agent versions" not in seen[page], page
+
+
+def test_a_link_of_mlflow_s_own_opens_the_same_side_bar_and_a_choice_of_the_other_one_stays(seen):
+    assert "workflowType" not in seen["linked"]["address"]
+    assert "Evaluation runs" not in seen["linked"]["words"]
+    assert "Evaluation runs" in seen["chosen"]
 
 
 def test_the_report_works_inside_mlflow(seen):

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from robustkd.cli import main
-from robustkd.scoring.holds import holds
 
 MODEL = """
 import torch
@@ -74,20 +73,3 @@ def test_no_is_the_answer_and_nothing_is_green(tmp_path, monkeypatch, capsys):
     colours = {run.data.tags["mlflow.runColor"] for run in runs if "mlflow.runColor" in run.data.tags}
     assert colours == {"#d55e00"}
     assert "\x1b[32m" not in robustkd("leaderboard", "runs")
-
-
-@pytest.mark.parametrize(
-    ("robust", "verdict", "expected"),
-    [
-        (0.0, "credible", "no"),
-        (0.05, "not credible", "no"),
-        (0.101, "credible", "no"),  # little more than chance on ten classes, as an undefended network keeps
-        (0.5, "credible", "in part"),
-        (0.5, None, "in part"),
-        (0.95, "suspect", "yes"),
-        (0.95, "not credible", None),
-        (None, None, None),
-    ],
-)
-def test_what_a_number_says(robust, verdict, expected):
-    assert holds(robust, verdict) == expected

@@ -241,6 +241,11 @@ def test_incomplete_optimisation(honest, digits):
     rises = np.diff(trace.best)
     assert rises.min() >= 0
     assert rises[-5:].sum() == pytest.approx((trace.best[-1] - trace.best[0]) / 4, rel=0.2)
+    # Of each sample by itself as well: the mean of them is the course of all.
+    assert len(set(trace.samples)) == len(trace.paths) == trace.n
+    np.testing.assert_allclose(np.mean(trace.paths, 0), trace.best, atol=1e-4)
+    assert trace.of_sample(trace.samples[1]) == trace.paths[1]
+    assert trace.of_sample(-1) == []
 
 
 def test_budget_sensitivity(honest, digits):

@@ -285,7 +285,9 @@ def test_every_link_leads_somewhere(report):
     links = [link["href"] for link in page.every("a")]
     assert {href[1:] for href in links if href.startswith("#")} <= set(ids)
     assert all(href.startswith("#") for href in links)
-    assert sum(href == "#defense-2" for href in links) == 5  # summary, heat map, and once per seed
+    assert (
+        sum(href == "#defense-2" for href in links) == 6
+    )  # summary (whether it holds, its verdict), heat map, and once per seed
 
 
 def test_the_page_is_accessible(report):

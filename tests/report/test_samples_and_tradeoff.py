@@ -154,7 +154,12 @@ def test_a_chart_of_many_defenses_keeps_the_front():
 def test_latex_tables_are_whole():
     results = campaign()
     text = latex(results, summary_rows(results), class_table(results, evidence(results)))
-    assert re.findall(r"\\label\{tab:(\w+)\}", text) == ["summary", "attacks", "classes"]  # no comparisons, no table of pairs
+    assert re.findall(r"\\label\{tab:(\w+)\}", text) == [
+        "summary",
+        "holds",
+        "attacks",
+        "classes",
+    ]  # no comparisons, no table of pairs
     for columns, body in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, re.S):
         lines = [line for line in body.strip().splitlines() if not re.fullmatch(r"\\(top|mid|bottom)rule", line)]
         assert all(line.endswith(r" \\") and line.count(" & ") == len(columns) - 1 for line in lines), body

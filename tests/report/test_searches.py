@@ -11,7 +11,7 @@ import pytest
 from robustkd.contracts.check import Finding, Trace
 from robustkd.reporting import AttackedSamples, SampleEvidence, write_report
 from robustkd.reporting.confusion import confusions
-from robustkd.reporting.searches import convergence, norms, strength
+from robustkd.reporting.searches import convergence, convergence_by_sample, norms, sample_course, strength
 from robustkd.scoring.results import Results
 from support.example_results import campaign
 
@@ -120,6 +120,25 @@ def test_the_course_of_a_search_is_drawn_and_survives_json(followed: Results) ->
     assert again.defenses[0].checks[0].trace == followed.defenses[0].checks[0].trace
     without = campaign((0,)).to_dict()["defenses"][0]["checks"][0]
     assert "trace" not in without  # as former versions wrote it
+
+
+def test_the_course_on_each_sample_is_drawn_in_the_defense_s_colour(followed: Results) -> None:
+    trace = Trace("pgd", 2, [1, 20, 40], [-0.9, -0.2, -0.1], "the margin", [7, 111], [[-1.0, -0.3, -0.2], [-0.8, -0.1, 0.1]])
+    finding = Finding("incomplete-optimisation", "warning", False, trace=trace)
+    made = replace(followed, defenses=[replace(one, checks=[finding]) for one in followed.defenses])
+    (drawn,) = convergence_by_sample(made, ["standard", "pgd-at"])
+    assert (drawn.title, [line.label for line in drawn.lines]) == ("pgd-at", ["#7", "#111"])
+    assert {line.colour for line in drawn.lines} == {1}
+    assert [dot.told for line in drawn.lines for dot in line.dots] == [
+        "pgd, after 40 points: -0.2",
+        "pgd, after 40 points: 0.1",
+    ]
+    (own,) = sample_course(made.defenses[0], 111).lines
+    assert [dot.told.split(": ")[1] for dot in own.dots] == ["-0.8", "-0.1", "0.1"]
+    assert sample_course(made.defenses[0], 8) is None
+    assert Results.from_dict(made.to_dict()).defenses[0].checks[0].trace == trace
+    assert convergence_by_sample(followed, ["pgd-at"]) == []  # a result of a former version
+    assert not {"samples", "paths"} & followed.to_dict()["defenses"][0]["checks"][0]["trace"].keys()
 
 
 def test_a_trace_from_a_stranger_is_drawn_as_far_as_it_is_one(followed: Results) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -139,3 +143,23 @@ def test_a_database_that_restarts_in_the_middle_of_a_commit(
     assert len(found) == 1 + 14
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     assert "Traceback" not in caplog.text
+
+
+SERVED = """
+import json
+import robustkd.tracking.dashboard_app as ours
+page = ours.pages.test_client().get("/", headers={"Host": "127.0.0.1"})
+print(json.dumps([type(ours.app).__name__, page.status_code, page.get_data(as_text=True)]))
+"""
+
+
+@pytest.mark.parametrize(("server", "app"), [("uvicorn", "FastAPI"), ("gunicorn", "Flask")])
+def test_the_first_page_chooses_the_side_bar_of_models_where_nobody_has(tmp_path: Path, server: str, app: str) -> None:
+    environment = os.environ | {"_MLFLOW_SGI_NAME": server, "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path / 'store.db'}"}
+    done = subprocess.run([sys.executable, "-c", SERVED], capture_output=True, text=True, check=True, env=environment)
+    kind, status, page = json.loads(done.stdout.splitlines()[-1])
+    assert (kind, status) == (app, 200)
+    script, rest = page.split("<script>", 1)[1].split("</script>", 1)
+    assert "mlflow.workflowType_v1" in script
+    assert "machine_learning" in script
+    assert "static-files" in rest  # before MLflow's own scripts

@@ -462,7 +462,8 @@ def test_the_pages_are_of_this_machine_and_how_others_may_see_them_is_said():
 
 def test_the_command_of_the_pages(folder, tmp_path, monkeypatch):
     command = ui_command(folder, 5123)
-    assert command.argv[1:] == ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "5123", "--workers", "1"]
+    served = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "5123", "--workers", "1", "--app-name", "robustkd"]
+    assert command.argv[1:] == served
     assert command.env["MLFLOW_BACKEND_STORE_URI"] == tracking_uri(folder)
     with pytest.raises(UsageError, match="robustkd track"):
         ui_command(tmp_path / "nothing")

@@ -57,6 +57,10 @@ def _level_alone(value: Any) -> Any:
     return {"level": value} if isinstance(value, str) else value
 
 
+def _name_alone(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 class Document(Settings):
     """The whole campaign file."""
 
@@ -74,6 +78,11 @@ class Document(Settings):
     gates: tuple[GateSpec, ...] = ()
     groups: dict[Name, Annotated[tuple[int | str, ...], Field(min_length=1)]] = Field(
         {}, description="groups of classes, by name or number, the worst of which is told beside the worst class"
+    )
+    undefended: Annotated[tuple[str, ...], BeforeValidator(_name_alone)] | None = Field(
+        None,
+        description="the defenses that are none, such as a network as it was found: the others hold only if they are better; "
+        "default: those that train without a defense (standard, lm-pretrain, ..)",
     )
     batch_size: int | None = Field(
         None,

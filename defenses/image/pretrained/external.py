@@ -30,7 +30,7 @@ from robustkd.contracts import (
     UsageError,
 )
 from robustkd.contracts.json_value import JsonObject
-from robustkd.contracts.params import AddedLater, ModelParams, ModelPath
+from robustkd.contracts.params import AddedLater, ModelParams, ModelPath, saved_target
 from robustkd.data.multi_label import Label
 from robustkd.lazy import torch
 from robustkd.normalisation.constants import Constants
@@ -129,7 +129,7 @@ class ExternalParams(Params):
     @property
     def saved(self) -> Path | None:
         """The folder of a trained target of robustkd's own; None where the file is another one."""
-        return self.file if self.file is not None and (self.file / CARD).is_file() else None
+        return saved_target(self.file)
 
     @property
     def reference(self) -> str:
@@ -254,10 +254,26 @@ class External(Defense):
 
 
 def _trained(params: ExternalParams, context: FitContext) -> Target:
-    """A target of robustkd's own, which has all that it needs.
+    """A target of robustkd's own, for the data that it was trained on.
 
     Raises:
-        UsageError: parameters are given that are of other models, or it is no classifier of these data.
+        UsageError: see ``trained_classifier``, or it is one of other data.
+    """
+    target = trained_classifier(params)
+    wanted, found = (context.input_shape, context.num_classes), (tuple(target.input_shape), target.num_classes)
+    if (tuple(wanted[0]), wanted[1]) != found:
+        raise UsageError(
+            f"the trained defense takes {found[0]} and knows {found[1]} classes, the data have {tuple(wanted[0])} and {wanted[1]}",
+            fix="use the data that it was trained on",
+        )
+    return target.to(context.device)
+
+
+def trained_classifier(params: ExternalParams) -> Target:
+    """A classifier of robustkd's own, which has all that it needs.
+
+    Raises:
+        UsageError: parameters are given that are of other models, or it is no classifier.
     """
     assert params.saved is not None
     given = [
@@ -268,13 +284,6 @@ def _trained(params: ExternalParams, context: FitContext) -> Target:
     target = load_target(params.saved)
     if not isinstance(target, Target):
         raise UsageError(f"{params.saved} is no classifier", fix="name a defense of a campaign on images")
-    wanted, found = (context.input_shape, context.num_classes), (tuple(target.input_shape), target.num_classes)
-    if (tuple(wanted[0]), wanted[1]) != found:
-        raise UsageError(
-            f"the trained defense takes {found[0]} and knows {found[1]} classes, the data have {tuple(wanted[0])} and {wanted[1]}",
-            fix="use the data that it was trained on",
-        )
-    target.to(context.device)
     return target
 
 

@@ -89,6 +89,7 @@ class ClipPretrain(HeldOutDefense):
 
     Params = ClipPretrainParams
     reads_texts = True
+    undefended = True
     source = "Radford et al. 2021, arXiv:2103.00020"
 
     def fit(self, context: FitContext) -> Target:
