@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -11,6 +13,7 @@ from robustkd.campaigns.file import spec
 from robustkd.contracts import UsageError, target_references
 from robustkd.defenses.image.adversarial.pgd_at import PGDATRecipe
 from robustkd.defenses.image.representations.stage_list import StageList, StageListParams
+from robustkd.defenses.training.stages import run_stages
 from robustkd.targets import ClassifierTarget
 
 BRIEF = {"epochs": 1, "optimiser": "adam", "lr": 0.01, "batch_size": 120}
@@ -151,3 +154,27 @@ def test_killed_in_its_second_stage_it_goes_on_there(context, survives_kills):
         )
 
     assert survives_kills(fit, PGDATRecipe, [1, 1])
+
+
+@pytest.mark.parametrize("kind", ["random-teacher", "sla-sd"])
+def test_other_defenses_fit_their_head_by_the_same_probe(kind, context, monkeypatch):
+    defense = plugins.make(
+        "defenses", {"kind": kind, "model": "tiny-cnn", "model_params": {"width": 3}, "probe_epochs": 1, **BRIEF}
+    )
+    module, seen = sys.modules[type(defense).__module__], []
+
+    def watching(given, stages):
+        def each():
+            for stage in stages:
+                seen.append((stage.name, {name: weight.clone() for name, weight in stage.trained.module.state_dict().items()}))
+                yield stage
+
+        run_stages(given, each())
+
+    monkeypatch.setattr(module, "run_stages", watching)
+    target = defense.fit(context())
+    assert seen[1][0] == "probe"
+    moved = differing(seen[1][1], target.module.state_dict())
+    assert {name.rpartition(".")[2] for name in moved} == {"weight", "bias"}
+    assert all(".linear." in f".{name}" for name in moved)
+    assert "probe_epochs" not in type(defense).Params(model="tiny-cnn").model_dump()  # cells of before keep their identity
