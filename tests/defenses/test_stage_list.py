@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from robustkd import plugins
 from robustkd.campaigns.file import spec
+from robustkd.campaigns.plan import plan
 from robustkd.contracts import UsageError, target_references
 from robustkd.defenses.image.adversarial.pgd_at import PGDATRecipe
 from robustkd.defenses.image.representations.stage_list import StageList, StageListParams
@@ -145,6 +146,13 @@ def test_a_campaign_file_with_a_list_is_read_and_one_that_is_wrong_names_the_lin
         spec.from_text(CAMPAIGN % "ensemble", "c.yaml", tmp_path)
     assert "c.yaml:13" in str(caught.value)
     assert "'ensemble' is no single loss on one network" in str(caught.value)
+
+
+def test_a_campaign_with_a_list_is_planned_and_the_recipes_know_the_architecture(tmp_path):
+    laid_out = plan.build(spec.from_text(CAMPAIGN % "standard", "c.yaml", tmp_path))
+    assert {cell.defense for cell in laid_out.cells if cell.kind == "train"} == {"first", "listed"}
+    made = StageList(StageListParams(model="elastic-cnn", stages=[{"recipe": {"kind": "elastic-student", "teacher": "t"}}]))
+    assert made._recipes[0].params.student == "elastic-cnn"
 
 
 def test_killed_in_its_second_stage_it_goes_on_there(context, survives_kills):

@@ -37,8 +37,8 @@ from robustkd.plugins.nested import PluginSpec
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.activations import last_linear
 
-GIVEN = "the network of the list"
-"""Stands for the architecture in the parameters of a recipe, which is given its network."""
+GIVEN = "tiny-cnn"
+"""Stands for the architecture in the parameters of a recipe, which is given its network: any that is installed will do."""
 
 
 class StageRecipe(PluginSpec):
@@ -80,6 +80,14 @@ class StageRecipe(PluginSpec):
     def make(self) -> OneNetwork:
         defense: OneNetwork = super().make()
         return defense
+
+    def of(self, model: str | None) -> OneNetwork:
+        """The recipe for a network of this architecture; None where it is that of another defense."""
+        defense = self.make()
+        if model is None:
+            return defense
+        made: OneNetwork = plugins.build("defenses", self.kind, self.params.model_copy(update={defense.network: model}))
+        return made
 
 
 class StageParams(Params):
@@ -130,7 +138,7 @@ class StageList(Defense):
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
-        self._recipes = [stage.recipe.make() for stage in self.params.stages]
+        self._recipes = [stage.recipe.of(self.params.model) for stage in self.params.stages]
         self.uses_threat = any(recipe.uses_threat for recipe in self._recipes)
 
     def fit(self, context: FitContext) -> Target:
