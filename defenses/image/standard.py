@@ -7,10 +7,12 @@ Good as the reference of clean accuracy. It withstands no attack that knows it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from robustkd.contracts import Defense, FitContext, Target
-from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, train
+from robustkd.contracts import FitContext
+from robustkd.defenses.training import Minibatch, NetworkParams, OneNetwork, Prepared, Recipe
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ class StandardRecipe(Recipe):
         return batch.cross_entropy(target(batch.x)), {}
 
 
-class Standard(Defense):
+class Standard(OneNetwork):
     """A network trained on clean images only, the baseline of every comparison."""
 
     Params = NetworkParams
@@ -33,7 +35,7 @@ class Standard(Defense):
     undefended = True
     learns_soft_labels = True
 
-    def fit(self, context: FitContext) -> Target:
-        """Train on clean images; the epoch is chosen by validation accuracy."""
-        p = self.params
-        return train(context, fresh_network(context, p.model, p.model_params), StandardRecipe(), p)
+    @contextmanager
+    def training(self, context: FitContext, student: ClassifierTarget) -> Iterator[Prepared]:
+        """The cross entropy, and the network."""
+        yield StandardRecipe(), student

@@ -16,11 +16,12 @@ from robustkd.defenses.training.adversarial import (
 )
 from robustkd.defenses.training.awp import AWPParams
 from robustkd.defenses.training.batches import Minibatch
-from robustkd.defenses.training.distillation import Distillation, DistillationRecipe, Prepared, StudentParams
+from robustkd.defenses.training.distillation import Distillation, DistillationRecipe, StudentParams
 from robustkd.defenses.training.divergence import entropy, kl
 from robustkd.defenses.training.epochs import train
 from robustkd.defenses.training.inner import Adversary, InnerMaximisation, TeacherInner
 from robustkd.defenses.training.networks import fresh_copy, fresh_network, teacher
+from robustkd.defenses.training.one_network import OneNetwork, Prepared
 from robustkd.defenses.training.params import NetworkParams, TrainParams
 from robustkd.defenses.training.recipe import Recipe
 from robustkd.defenses.training.teachers import Teacher, frozen_teacher
@@ -37,6 +38,7 @@ __all__ = [
     "InnerMaximisation",
     "Minibatch",
     "NetworkParams",
+    "OneNetwork",
     "Prepared",
     "Recipe",
     "RobustDistillation",

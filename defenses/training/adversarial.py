@@ -10,21 +10,22 @@ A method is an outer loss: a subclass of ``AdversarialRecipe``. Its defense name
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
-from robustkd.contracts import Defense, FitContext, Target, ThreatModel
+from robustkd.contracts import FitContext, ThreatModel
 from robustkd.contracts.params import AddedLater
 from robustkd.defenses.training.awp import AWPParams, perturbed
 from robustkd.defenses.training.batches import Minibatch
-from robustkd.defenses.training.distillation import Distillation, Prepared, StudentParams
+from robustkd.defenses.training.distillation import Distillation, StudentParams
 from robustkd.defenses.training.divergence import scaled
-from robustkd.defenses.training.epochs import train
 from robustkd.defenses.training.gradient_matching import GradientMatching, GradientMatchingParams
 from robustkd.defenses.training.inner import Adversary, InnerMaximisation, TeacherInner
-from robustkd.defenses.training.networks import fresh_network
+from robustkd.defenses.training.one_network import OneNetwork, Prepared
 from robustkd.defenses.training.params import NetworkParams
 from robustkd.defenses.training.recipe import Recipe
 from robustkd.defenses.training.teachers import Teacher
@@ -125,8 +126,8 @@ class TeacherRecipe(AdversarialRecipe):
         self.match_gradients(teacher)
 
 
-class AdversarialTraining(Defense):
-    """A network trained on its own adversarial examples.
+class AdversarialTraining(OneNetwork):
+    """A network trained on its own adversarial examples; the epoch is chosen as ``selection`` says.
 
     Attributes:
         recipe: the outer loss.
@@ -136,11 +137,11 @@ class AdversarialTraining(Defense):
     revisions = STEEPEST_REVISIONS
     recipe: ClassVar[type[AdversarialRecipe]]
 
-    def fit(self, context: FitContext) -> Target:
-        """Train on adversarial examples; the epoch is chosen as ``selection`` says."""
-        p = self.params
-        recipe = self.recipe(Adversary.under(p.inner, context.threat), context.threat, p)
-        return train(context, fresh_network(context, p.model, p.model_params), recipe, p)
+    @contextmanager
+    def training(self, context: FitContext, student: ClassifierTarget) -> Iterator[Prepared]:
+        """The outer loss under the campaign's threat model, and the network."""
+        adversary = Adversary.under(self.params.inner, context.threat)
+        yield self.recipe(adversary, context.threat, self.params), student
 
 
 class RobustDistillation(Distillation):

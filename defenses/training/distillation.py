@@ -6,22 +6,19 @@ has something to compute before, overrides ``prepare``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, ModelName, Target, TargetRef
+from robustkd.contracts import FitContext, ModelName, TargetRef
 from robustkd.contracts.params import ModelParams
-from robustkd.defenses.training.epochs import train
-from robustkd.defenses.training.networks import fresh_network
+from robustkd.defenses.training.one_network import OneNetwork, Prepared
 from robustkd.defenses.training.params import TrainParams
 from robustkd.defenses.training.recipe import Recipe
 from robustkd.defenses.training.teachers import Teacher, frozen_teacher
 from robustkd.targets import ClassifierTarget
-
-Prepared: TypeAlias = tuple[Recipe[ClassifierTarget], ClassifierTarget]
-"""A loss, and the target whose weights it trains."""
 
 
 class StudentParams(TrainParams):
@@ -39,13 +36,14 @@ class DistillationRecipe(Recipe[ClassifierTarget]):
         self.teacher, self.params = teacher, params
 
 
-class Distillation(Defense):
+class Distillation(OneNetwork):
     """A student of a frozen teacher.
 
     Attributes:
         recipe: the loss.
     """
 
+    network = "student"
     recipe: ClassVar[Callable[..., Recipe[ClassifierTarget]]]
 
     def prepare(self, context: FitContext, teacher: Teacher, student: ClassifierTarget) -> Prepared:
@@ -54,15 +52,12 @@ class Distillation(Defense):
         Args:
             context: data, seed and device.
             teacher: T, frozen.
-            student: S, freshly initialised.
+            student: S.
         """
         return self.recipe(teacher, self.params), student
 
-    def fit(self, context: FitContext) -> Target:
-        """Distil; the epoch is chosen on the validation data."""
-        p = self.params
-        with frozen_teacher(context, p.teacher, p) as teacher:
-            student = fresh_network(context, p.student, p.student_params)
-            recipe, trained = self.prepare(context, teacher, student)
-            train(context, trained, recipe, p)
-        return student
+    @contextmanager
+    def training(self, context: FitContext, student: ClassifierTarget) -> Iterator[Prepared]:
+        """The loss beside the frozen teacher."""
+        with frozen_teacher(context, self.params.teacher, self.params) as teacher:
+            yield self.prepare(context, teacher, student)

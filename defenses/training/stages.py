@@ -2,13 +2,13 @@
 
 A method yields its stages; what comes later may look at what the stages before have made of the network. Each has a checkpoint of its own,
 so a training that is killed in its third stage goes on in its third stage. ``finishing`` is the last one of every student that learns
-features: a linear probe on what it has learnt, or fine-tuning.
+features: a linear probe on what it has learnt (``probe``), or fine-tuning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,6 +62,7 @@ class Stage:
         settings: how long and how fast.
         parts: what is trained; None trains everything.
         data: what is changed of the context, such as its training images.
+        still: whether the network is in evaluation mode meanwhile, since only its last layer learns.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Stage:
     settings: TrainParams
     parts: Sequence[nn.Module] | None = None
     data: Mapping[str, Any] | None = None
+    still: bool = False
 
 
 def run_stages(context: FitContext, stages: Iterable[Stage]) -> None:
@@ -82,7 +84,8 @@ def run_stages(context: FitContext, stages: Iterable[Stage]) -> None:
             context.log(before + epoch, metrics)
 
         own = replace(context, checkpoints=context.checkpoints / stage.name, log=log, **(stage.data or {}))
-        with only(stage.trained.module, stage.parts):
+        module = stage.trained.module
+        with only(module, stage.parts), still(module) if stage.still else nullcontext():
             train(own, stage.trained, stage.recipe, stage.settings)
         done += stage.settings.epochs
 
@@ -104,31 +107,32 @@ def only(module: nn.Module, parts: Sequence[nn.Module] | None) -> Iterator[None]
             weight.requires_grad_(flag)
 
 
+@contextmanager
+def still(module: nn.Module) -> Iterator[None]:
+    """Until the end of the block the network stays in evaluation mode, whatever it is told: BatchNorm keeps its statistics."""
+    module.eval()
+    vars(module)["train"] = lambda mode=True: module
+    try:
+        yield
+    finally:
+        del vars(module)["train"]
+
+
 class LabelRecipe(Recipe[ClassifierTarget]):
-    """The cross entropy on clean images.
-
-    Args:
-        still: whether the network is in evaluation mode meanwhile, since only its last layer learns: BatchNorm keeps its statistics.
-    """
-
-    def __init__(self, still: bool = False) -> None:
-        self.still = still
+    """The cross entropy on clean images."""
 
     def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """CE(f(x), y)."""
-        if self.still:
-            target.module.eval()
         return F.cross_entropy(target(batch.x), batch.y), {}
 
 
 def finishing(student: ClassifierTarget, settings: StagedParams, data: Mapping[str, Any] | None = None) -> Stage:
     """The stage in which the student learns the labels; its epoch is chosen by validation accuracy."""
-    probe = settings.finish == "probe"
-    return Stage(
-        name=settings.finish,
-        trained=student,
-        recipe=LabelRecipe(still=probe),
-        settings=settings.finishing(),
-        parts=[last_linear(student.module)] if probe else None,
-        data=data,
-    )
+    if settings.finish == "probe":
+        return probe(student, settings.finishing(), data)
+    return Stage(settings.finish, student, LabelRecipe(), settings.finishing(), data=data)
+
+
+def probe(student: ClassifierTarget, settings: TrainParams, data: Mapping[str, Any] | None = None) -> Stage:
+    """The stage in which the last linear layer alone learns the labels, on features that stay as they are."""
+    return Stage("probe", student, LabelRecipe(), settings, [last_linear(student.module)], data, still=True)

@@ -15,7 +15,9 @@ from pydantic import Field, field_validator
 from robustkd import plugins
 from robustkd.contracts import Arrays, DataError, Dataset, DeferredArrays, Modality, Params, Prompts, RawData, UsageError
 from robustkd.contracts.data import Data
+from robustkd.contracts.params import AddedLater
 from robustkd.data.arrays import as_arrays
+from robustkd.data.long_tail import thinned
 from robustkd.data.multi_label import Label, with_success
 from robustkd.data.order import stratified_order
 from robustkd.lazy import torch
@@ -43,6 +45,12 @@ class SplitParams(Params):
         None,
         description="the lowest and the highest valid value of the inputs, where that is not [0, 1]: [-1, 1], or two lists with a number "
         "for each feature (the last axis of a sample); eps of the threat is then in this unit",
+    )
+    imbalance: Annotated[float | None, AddedLater()] = Field(
+        None,
+        ge=1,
+        description="how many times as many training images the first class has as the last: the classes are thinned along an exponential "
+        "(a long tail); validation and test images stay as they are",
     )
     success: Literal["any"] | Flipped | None = Field(
         None,
@@ -147,7 +155,12 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
     test = raw.test.select(test_index)
     train, validation = _training(raw, split, name)
     shape = test.sample_shape or (train.sample_shape if train else ())
-    notes = (*raw.notes, *_told(shape, unit))
+    notes = [*raw.notes, *_told(shape, unit)]
+    if split.imbalance is not None:
+        train, counts = thinned(train, len(raw.classes), split.imbalance, name)
+        notes.append(
+            f"the training images are a long tail: {counts.max()} of the most frequent class, {counts.min()} of the rarest"
+        )
     return Splits(
         train,
         validation,
@@ -157,7 +170,7 @@ def load_splits(name: str, params: Mapping[str, Any] | None = None, split: Split
         shape,
         plugin.modality,
         raw.benign,
-        notes,
+        tuple(notes),
         unit,
         label,
         raw.outputs_known,

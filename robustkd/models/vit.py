@@ -65,15 +65,20 @@ class Block(nn.Module):
         return out
 
 
+def patch_grid(height: int, width: int, patch: int) -> tuple[int, tuple[int, int, int, int]]:
+    """How many patches cover an image, and the zeros that are put right of it and below it for that (as ``F.pad`` takes them)."""
+    rows, columns = -(-height // patch), -(-width // patch)
+    return rows * columns, (0, columns * patch - width, 0, rows * patch - height)
+
+
 class TinyViTNetwork(ImageNetwork):
     """Linear patch embedding, learned positions, pre-norm blocks, norm, mean over tokens, one linear layer."""
 
     def __init__(self, channels: int, height: int, width: int, num_classes: int, params: TinyViTParams) -> None:
         super().__init__()
-        rows, columns = -(-height // params.patch), -(-width // params.patch)
-        self.padding = (0, columns * params.patch - width, 0, rows * params.patch - height)
+        count, self.padding = patch_grid(height, width, params.patch)
         self.embed = nn.Conv2d(channels, params.width, params.patch, stride=params.patch)
-        self.positions = nn.Parameter(0.02 * torch.randn(1, rows * columns, params.width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, count, params.width))
         self.blocks = nn.Sequential(*(Block(params.width, params.heads) for _ in range(params.depth)))
         self.norm, self.linear = nn.LayerNorm(params.width), nn.Linear(params.width, num_classes)
 

@@ -50,7 +50,13 @@ CHANGES: dict[Space, Change] = {
 }
 """A budget of each other kind of change, likewise."""
 
-QUICK_TRAINING = {"model": "tiny-cnn", "student": "tiny-cnn", "epochs": 2, "batch_size": 32}
+QUICK_TRAINING = {
+    "model": "tiny-cnn",
+    "student": "tiny-cnn",
+    "epochs": 2,
+    "batch_size": 32,
+    **dict.fromkeys(("finish_epochs", "gate_epochs", "meta_epochs", "pretrain_epochs"), 1),
+}
 """Training parameters that many defenses have, small."""
 
 

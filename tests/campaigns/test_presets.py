@@ -54,6 +54,27 @@ def test_each_of_the_newest_stands_beside_itself_without_its_idea() -> None:
     assert {use.kind for use in uses.values()} >= {"akd2", "iad-ii", "adaad", "adaiad"}
 
 
+@pytest.mark.parametrize(
+    ("preset", "row", "control", "idea"),
+    [
+        ("representation-students-small", "m2mkd-robust", "m2mkd-control", {"alpha"}),
+        ("representation-students-small", "krr-st", "krr-st-control", {"learnt"}),
+        ("representation-students-small", "ssld", "ssld-control", {"unlabelled"}),
+        ("representation-students-small", "robust-finetuned", "robust-probe", {"stages"}),
+        ("adaptive-students-small", "acm", "acm-control", {"entropy_weight", "diversity_weight"}),
+        ("adaptive-students-small", "multi-exit", "multi-exit-control", {"weight"}),
+        ("long-tail-small", "mdcs", "plain", {"priors", "weight"}),
+        ("long-tail-small", "mdcs", "priors", {"weight"}),
+        ("long-tail-small", "mdcs", "agreement", {"priors"}),
+    ],
+)
+def test_a_row_and_its_control_differ_by_the_idea_alone(preset: str, row: str, control: str, idea: set[str]) -> None:
+    uses = spec.load(preset).defenses
+    with_it, without = (uses[each].plugin.params.model_dump() for each in (row, control))
+    assert uses[row].kind == uses[control].kind
+    assert {key for key in with_it.keys() | without.keys() if with_it.get(key) != without.get(key)} == idea
+
+
 @pytest.mark.parametrize("name", ["defensive-distillation-report", "defensive-distillation-report-small"])
 def test_the_report_has_the_temperature_on_its_axis(name: str) -> None:
     distilled = [use.plugin.params for use in spec.load(name).defenses.values() if use.kind == "defensive-distillation"]

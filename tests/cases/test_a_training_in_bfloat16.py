@@ -10,18 +10,22 @@ from robustkd.contracts import target_references
 from robustkd.plugin_kit import fixtures
 from robustkd.plugin_kit.suite import subject
 
+ELSEWHERE = {
+    "caption-distil",  # its teacher is no classifier: tests/defenses/test_caption_models.py
+    "torchdistill",  # its library need not be installed: tests/defenses/test_torchdistill.py
+}
+
 
 def trained_in_either_precision() -> list[str]:
     found = []
     for name in plugins.names("defenses"):
         plugin = plugins.load("defenses", name)
-        of_captions = name == "caption-distil"  # its teacher is no classifier: tests/defenses/test_caption_models.py
-        if plugins.modalities(plugin)[0] == "images" and "precision" in plugin.Params.model_fields and not of_captions:
+        if plugins.modalities(plugin)[0] == "images" and "precision" in plugin.Params.model_fields and name not in ELSEWHERE:
             found.append(name)
     return found
 
 
-OF_PATCHES = {"dmae", "further-pretraining", "hybrid-distill"}
+OF_PATCHES = {"acm", "dmae", "further-pretraining", "hybrid-distill", "m2mkd"}
 """Students of networks that are made of patches."""
 
 

@@ -321,6 +321,24 @@ def test_dcd_s_loss_is_the_weighted_sum_and_the_divergence() -> None:
 # Heads.
 
 
+def test_a_probe_learns_the_labels_by_its_vectors_alone_from_the_prototypes_on(context: Any) -> None:
+    encoder = towers()
+    given = context(targets={"encoder": encoder})
+    before = {name: weight.clone() for name, weight in encoder.module.state_dict().items()}
+    heads = [
+        EncoderHead(EncoderHeadParams(encoder="encoder", head=head, epochs=8)).fit(given) for head in ("prototypes", "probe")
+    ]
+    assert all(torch.equal(weight, before[name]) for name, weight in encoder.module.state_dict().items())
+    x, y = torch.from_numpy(given.train.unit()), torch.from_numpy(given.train.labels)
+    with torch.no_grad():
+        means, probed = (F.cross_entropy(one(x), y).item() for one in heads)
+    assert probed < means
+    kept = [{name: w for name, w in one.module.state_dict().items() if name != "vectors"} for one in heads]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+    assert torch.allclose(heads[1].vectors.norm(dim=1), torch.ones(10))
+    assert set(EncoderHeadParams(encoder="e").model_dump()) == {"encoder", "head", "templates", "shots"}
+
+
 def test_a_prototype_is_the_mean_direction_of_a_class_s_first_images(context: Any) -> None:
     given = context(targets={"encoder": towers()})
     head = EncoderHead(EncoderHeadParams(encoder="encoder", shots=3)).fit(given)

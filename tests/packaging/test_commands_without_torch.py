@@ -67,11 +67,13 @@ MADE_OF_MODULES = {
     *(
         f"defenses/{name}"
         for name in (
+            "acm",
             "dmae",
             "further-pretraining",
             "gal",
             "hard-augmentation",
             "hybrid-distill",
+            "m2mkd",
             "mae",
             "quantised-distillation",
             "random-teacher",

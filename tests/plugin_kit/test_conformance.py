@@ -164,6 +164,7 @@ CHEAP = {
     **{key: {"queries": 200} for key in ("simba", "bandits")},
     **{key: {"queries": 200} for key in ("hopskipjump", "rays", "surfree", "geoda", "random-directions")},
     "robustbench": None,  # its weights are on a remote drive; tests/defenses/test_robustbench.py makes some
+    "torchdistill": None,  # its library need not be installed; tests/defenses/test_torchdistill.py
     "external": None,  # it is whatever its code is
     "external-classifier": None,  # so is it; tests/cases/test_a_classifier_of_ones_own_as_a_judge.py has one
     "onnx-classifier": None,  # it is whatever its file is

@@ -37,7 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "defenses/external": {"code": f"{HERE}:network"},
 }
 TEACHERS = {
-    **dict.fromkeys(("dmae", "hybrid-distill", "further-pretraining"), "tiny-vit"),
+    **dict.fromkeys(("acm", "dmae", "further-pretraining", "hybrid-distill", "m2mkd"), "tiny-vit"),
     "sub-network": "multi-exit-cnn",
 }
 """The architecture of the networks that a defense is given, where it is not any."""
@@ -53,6 +53,7 @@ REASONS = {
     "defenses/caption-distil": "it takes a caption model; what it trains is one as caption-pretrain's",
     "defenses/clip-folder": "its weights are in a folder; what it loads is a two-tower target as clip-pretrain's",
     "defenses/train-on-condensed": "in condensed.yaml, because it takes a condensed data set",
+    "defenses/torchdistill": "its library need not be installed; what it trains is a network as kd's",
     "defenses/robustbench": "its weights are on a remote drive; what it loads is a network as external's",
 }
 """Why a plug-in has no row here."""

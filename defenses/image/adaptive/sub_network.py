@@ -24,9 +24,9 @@ from robustkd.targets.sub_network import SubNetworkTarget
 
 
 class SubNetworkParams(Params):
-    base: TargetRef = Field(description="the defense whose network holds it: one of multi-exit, elastic-student or wa")
+    base: TargetRef = Field(description="the defense whose network holds it: one of multi-exit, acm, elastic-student or wa")
     part: str = Field(
-        description="which one: exit-1, ..; width-0.25, ..; or after-1, .. (tasks)",
+        description="which one: exit-1, ..; learners-1, ..; width-0.25, ..; or after-1, .. (tasks)",
         examples=["exit-1"],
     )
 

@@ -15,7 +15,8 @@ Source: Shafahi et al.: Adversarial training for free! (NeurIPS 2019), algorithm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -23,7 +24,7 @@ from typing_extensions import override
 
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball
 from robustkd.attacks.image.engine.oracle import finite_or_zero
-from robustkd.contracts import Defense, FitContext, Target, ThreatModel
+from robustkd.contracts import FitContext, ThreatModel
 from robustkd.defenses.training import (
     AdversarialRecipe,
     Adversary,
@@ -31,8 +32,8 @@ from robustkd.defenses.training import (
     InnerMaximisation,
     Minibatch,
     NetworkParams,
-    fresh_network,
-    train,
+    OneNetwork,
+    Prepared,
 )
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
@@ -90,18 +91,17 @@ class FreeRecipe(AdversarialRecipe):
         self.delta = tensors["delta"].clone()
 
 
-class Free(Defense):
-    """A network trained on perturbations that its own backward passes give away."""
+class Free(OneNetwork):
+    """A network trained on perturbations that its own backward passes give away; the epoch is chosen as ``selection`` says."""
 
     Params = FreeParams
     uses_threat = True
     revisions = STEEPEST_REVISIONS
     source = "Shafahi et al. 2019, arXiv:1904.12843"
 
-    def fit(self, context: FitContext) -> Target:
-        """Train; the epoch is chosen as ``selection`` says."""
-        p = self.params
-        adversary = Adversary.under(InnerMaximisation(eps=p.eps), context.threat)
+    @contextmanager
+    def training(self, context: FitContext, student: ClassifierTarget) -> Iterator[Prepared]:
+        """The loss under the campaign's threat model, and the network."""
+        adversary = Adversary.under(InnerMaximisation(eps=self.params.eps), context.threat)
         image = torch.zeros(context.input_shape, device=context.device)
-        recipe = FreeRecipe(adversary, context.threat, p, image)
-        return train(context, fresh_network(context, p.model, p.model_params), recipe, p)
+        yield FreeRecipe(adversary, context.threat, self.params, image), student

@@ -14,14 +14,15 @@ of past steps. The temperature and the weight are ours.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 from typing_extensions import override
 
-from robustkd.contracts import Defense, FitContext, Target
-from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, kl, train
+from robustkd.contracts import FitContext
+from robustkd.defenses.training import Minibatch, NetworkParams, OneNetwork, Prepared, Recipe, kl
 from robustkd.defenses.training.checkpoint import group, grouped
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
@@ -100,14 +101,13 @@ class CheckpointVotingRecipe(Recipe[ClassifierTarget]):
         return copy.deepcopy(self.student.module).requires_grad_(False).eval()
 
 
-class CheckpointVoting(Defense):
+class CheckpointVoting(OneNetwork):
     """A network that its own past teaches."""
 
     Params = CheckpointVotingParams
     source = "reduced from Zhu et al. 2023, arXiv:2302.05629"
 
-    def fit(self, context: FitContext) -> Target:
-        """Train; the epoch is chosen by validation accuracy."""
-        p = self.params
-        student = fresh_network(context, p.model, p.model_params)
-        return train(context, student, CheckpointVotingRecipe(student, p), p)
+    @contextmanager
+    def training(self, context: FitContext, student: ClassifierTarget) -> Iterator[Prepared]:
+        """The loss, and the network from which checkpoints are taken."""
+        yield CheckpointVotingRecipe(student, self.params), student

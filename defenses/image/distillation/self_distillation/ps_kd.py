@@ -13,14 +13,15 @@ those of CIFAR-100.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 from typing_extensions import override
 
-from robustkd.contracts import Defense, FitContext, Target
-from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, train
+from robustkd.contracts import FitContext
+from robustkd.defenses.training import Minibatch, NetworkParams, OneNetwork, Prepared, Recipe
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
 
@@ -73,14 +74,14 @@ class PSKDRecipe(Recipe[ClassifierTarget]):
         self.answers = tensors["answers"]
 
 
-class PSKD(Defense):
+class PSKD(OneNetwork):
     """A network that is its own teacher, one epoch late."""
 
     Params = PSKDParams
     source = "Kim et al. 2021, arXiv:2006.12000"
 
-    def fit(self, context: FitContext) -> Target:
-        """Train; the epoch is chosen by validation accuracy."""
-        p = self.params
+    @contextmanager
+    def training(self, context: FitContext, student: ClassifierTarget) -> Iterator[Prepared]:
+        """The loss, with the labels as the first answers, and the network."""
         labels = torch.tensor(context.train.labels, dtype=torch.int64, device=context.device)
-        return train(context, fresh_network(context, p.model, p.model_params), PSKDRecipe(labels, context.num_classes, p), p)
+        yield PSKDRecipe(labels, context.num_classes, self.params), student

@@ -12,22 +12,24 @@ and no adversarial example is seen.
 
 Source: Sarnthein et al.: Random teachers are good teachers (ICML 2023), section 3; temperatures and weight decay of the authors' runs on
 CIFAR-10 (``configs/cifar10_distillation_v2.json``), where the projection is wider: 2,048 hidden units twice, a bottleneck of 256, 65,536
-outputs. The paper probes after the training, here the probe is trained along. The control is the same with ``lr: 1e-8``: a probe on the
-network as it was initialised (``random-features`` in the preset ``distilled-students-small``). On Fashion-MNIST with a small network,
-500 images cannot tell the two apart (docs/reproductions.md).
+outputs. The paper probes after the training; here the probe is trained along, unless ``probe_epochs`` says otherwise. The control is the
+same with ``lr: 1e-8``: a probe on the network as it was initialised (``random-features`` in the preset ``distilled-students-small``). On
+Fashion-MNIST with a small network, 500 images cannot tell the two apart (docs/reproductions.md).
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from robustkd.contracts import Defense, FitContext, Target
+from robustkd.contracts.params import AddedLater
 from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, kl, train
 from robustkd.defenses.training.auxiliary import AuxiliaryNetwork, with_auxiliary
 from robustkd.defenses.training.networks import seeded_init
+from robustkd.defenses.training.stages import Stage, probe, run_stages
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget, frozen
 from robustkd.targets.activations import last_linear, with_penultimate
@@ -45,10 +47,20 @@ class RandomTeacherParams(NetworkParams):
     teacher_temperature: float = Field(1.0, gt=0, description="tau_T")
     student_temperature: float = Field(1.0, gt=0, description="tau_S")
     probe_lr: float = Field(0.03, gt=0, description="learning rate of the probe (Adam)")
+    probe_epochs: Annotated[int, AddedLater()] = Field(
+        0,
+        ge=0,
+        description="passes in which the probe is fitted once the features are learnt; 0: it is trained along with them",
+    )
     distance: float = Field(0.0, ge=0, le=1, description="a, how far from its teacher the student starts")
     hidden: int = Field(256, ge=1, description="hidden units of the projection")
     bottleneck: int = Field(64, ge=1, description="length of the unit vectors in it")
     outputs: int = Field(1024, ge=2, description="its outputs")
+
+    def with_probe(self) -> RandomTeacherParams:
+        """The same for the probe behind the features."""
+        changes = {"epochs": self.probe_epochs, "lr": self.probe_lr, "optimiser": "adam", "milestones": None}
+        return self.model_copy(update=changes)
 
 
 class Projection(nn.Module):
@@ -134,5 +146,9 @@ class RandomTeacher(Defense):
         teacher.to(context.device)
         projection.to(context.device)
         with frozen(teacher.module), frozen(projection):
-            train(context, with_auxiliary(student, projection=trained), RandomTeacherRecipe(student, teacher, projection, p), p)
+            both, recipe = with_auxiliary(student, projection=trained), RandomTeacherRecipe(student, teacher, projection, p)
+            if p.probe_epochs:
+                run_stages(context, [Stage("features", both, recipe, p), probe(student, p.with_probe())])
+            else:
+                train(context, both, recipe, p)
         return student

@@ -18,13 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from robustkd import plugins
 from robustkd.contracts import Defense, FitContext, Target, UsageError
+from robustkd.contracts.params import AddedLater
 from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, kl, train
+from robustkd.defenses.training.stages import Stage, probe, run_stages
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget
 
@@ -39,6 +41,9 @@ class SLASDParams(NetworkParams):
 
     temperature: float = Field(1.0, gt=0, description="tau, of both answers in the divergence")
     beta: float = Field(1.0, ge=0, description="weight of the single head's cross entropy")
+    probe_epochs: Annotated[int, AddedLater()] = Field(
+        0, ge=0, description="passes in which the single head is fitted again, on features that stay as they are; 0: it is not"
+    )
 
 
 class FirstOutputs(nn.Module):
@@ -115,4 +120,8 @@ class SLASD(Defense):
             origin={"code": "robustkd.defenses.image.sla_sd:build", "kwargs": kwargs},
             bounds=network.bounds,
         )
-        return train(context, target, SLASDRecipe(p), p)
+        if not p.probe_epochs:
+            return train(context, target, SLASDRecipe(p), p)
+        brief = p.model_copy(update={"epochs": p.probe_epochs, "milestones": None})
+        run_stages(context, [Stage("joint", target, SLASDRecipe(p), p), probe(target, brief)])
+        return target
