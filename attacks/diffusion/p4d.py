@@ -8,14 +8,17 @@ the original draws.
 Source: Chin et al.: Prompting4Debugging (ICML 2024), section 3, as UnlearnDiffAtk's code has it: a few tokens before the request, noise
 levels in order. The authors' code draws the noise level at random, takes 3,000 steps, and calls a request broken when one of two
 searches breaks it: P4D-N (16 free tokens in the request's place: here ``place: replace, tokens: 16``) or P4D-K (one after every three
-words: ``place: every-three-words``). Their union is the worst case over the two, as rows of one campaign.
+words: ``place: every-three-words``). ``p4d-union`` is both, with half of the attempts each.
 """
 
 from __future__ import annotations
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.diffusion.engine.denoising import Denoising, levels_of, pictures
+from robustkd.attacks.diffusion.engine.share import Share
+from robustkd.attacks.diffusion.engine.slots import Place
 from robustkd.attacks.diffusion.engine.token_search import TokenSearch
 from robustkd.attacks.diffusion.pez import DenoisingParams, Nearest
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetError, TargetRef, ThreatModel
@@ -48,7 +51,20 @@ class P4D(PromptAttack[TextToImageTarget]):
         Raises:
             TargetError: the two models do not predict the same thing, so that they cannot be compared.
         """
-        p, requests = self.params, batch.requests
+        self._by_predictions(self.params, target, batch, attempts, rng)
+
+    def _by_predictions(
+        self,
+        p: P4DParams,
+        target: TextToImageTarget,
+        batch: PromptBatch,
+        attempts: Attempts,
+        rng: SampleRng,
+        *,
+        asked_before: bool = False,
+    ) -> None:
+        """One search, with the settings ``p``."""
+        requests = batch.requests
         original = self.target(p.original, TextToImageTarget)
         search = TokenSearch(target, batch, attempts, rng)
         theirs, ours = (model.scheduler.config.prediction_type for model in (original, search.target))
@@ -67,4 +83,34 @@ class P4D(PromptAttack[TextToImageTarget]):
             asked = original.encode(original.tokenize(requests["prompt"]))
         visited = levels_of(search.target, p.levels)
         objective = Denoising(search.target, images, search.blocks, p.timesteps, original=(original, asked), visited=visited)
-        search.run(p, search.slots(p), Nearest(search.table, p.lr, p.weight_decay), objective)
+        relaxation = Nearest(search.table, p.lr, p.weight_decay)
+        search.run(p, search.slots(p), relaxation, objective, asked=asked_before)
+
+
+class P4DUnionParams(P4DParams):
+    """The original model, and the settings of both searches."""
+
+    tokens: int = Field(16, ge=1, description="free tokens in the request's place, and as many between its words at most")
+    place: Place = Field("replace", description="where the tokens of the first search are; the second's are between the words")
+
+
+class P4DUnion(P4D):
+    """P4D as published: a request is broken when tokens in its place (P4D-N) or between its words (P4D-K) break it."""
+
+    Params = P4DUnionParams
+
+    @override
+    def search(
+        self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
+        """The first half of the attempts for P4D-N, the others for P4D-K.
+
+        Raises:
+            TargetError: see ``P4D``.
+        """
+        told = self.params.model_dump(exclude={"place"})
+        half = 1 + (attempts.budget - 1) // 2
+        first, second = (P4DParams(**told, place=place) for place in (self.params.place, "every-three-words"))
+        self._by_predictions(first, target, batch, Share(attempts, half), rng.fork("free"))
+        left = Share(attempts, 1 + attempts.budget - half, made=1)
+        self._by_predictions(second, target, batch, left, rng.fork("between"), asked_before=True)

@@ -13,6 +13,7 @@ its PGD variant; it adds characters, this adds tokens, like the attacks that it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,13 +75,13 @@ class QF(PromptAttack[TextToImageTarget]):
         search = TokenSearch(target, batch, attempts, rng)
         model = self.target(p.original, TextToImageTarget) if p.original else search.target
         with torch.no_grad():
-            reference = _encoded(model, batch.requests["prompt"]).to(search.target.device)
+            reference = end_states(model, batch.requests["prompt"]).to(search.target.device)
         slots = search.slots(p)
         objective = TextEncoderSimilarity(search.target, reference, slots.end, sign=-1 if p.original else 1)
         search.run(p, slots, Nearest(search.table, p.lr, p.weight_decay), objective)
 
 
-def _encoded(model: TextToImageTarget, prompts: tuple[str, ...]) -> Tensor:
+def end_states(model: TextToImageTarget, prompts: Sequence[str]) -> Tensor:
     """(N, D) float32, the text encoder's state at the end of each prompt."""
     ids = model.tokenize(prompts)
     end = (ids == model.eos).int().argmax(1)

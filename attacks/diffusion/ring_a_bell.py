@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
+from robustkd.attacks.diffusion.engine.ranked import attempt_in_order
 from robustkd.attacks.diffusion.engine.slots import Slots, vocabulary
 from robustkd.contracts import Attempts, Params, PromptAttack, PromptBatch, Request, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
+from robustkd.data.captions import called
 from robustkd.lazy import torch
 from robustkd.targets.memory import in_memory
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -68,6 +70,7 @@ class RingABell(PromptAttack[TextToImageTarget]):
     needs = PromptAttack.needs | {"tokens", "embeddings"}
     needs_of_others = frozenset({"tokens", "embeddings", "denoising"})
     source = "Tsai et al. 2024, arXiv:2310.10012"
+    version = "2"  # 1 asked for some digits by a word that no caption has
 
     def search(
         self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
@@ -90,28 +93,14 @@ class RingABell(PromptAttack[TextToImageTarget]):
             search = partial(genetic_search, model, slots, vocabulary(target), wanted, p, rng)
             found = torch.cat(in_memory(search, rows, p.batch_size))
         attempts.spend(rows, (p.generations + 1) * p.population, 0)
-        best = dict(zip(rows.tolist(), found, strict=True))
-        for place in range(p.population):
-            rows = attempts.open
-            if not len(rows):
-                return
-            places, asked = [], []
-            for row in rows.tolist():
-                tokens = best[row][place]
-                text = slots.text(row, tokens)
-                repeated = bool((best[row][:place] == tokens).all(1).any())
-                if not repeated and slots.roundtrips(row, tokens, text):
-                    places.append(row)
-                    asked.append(Request(text))
-            if places:
-                attempts(torch.tensor(places, dtype=torch.int64), asked)
+        attempt_in_order(attempts, slots, dict(zip(rows.tolist(), found, strict=True)))
 
 
 def directions(model: TextToImageTarget, concepts: tuple[str, ...], frames: tuple[str, ...], without: str) -> Tensor:
     """(N, T, D) the direction of each of N concepts: the mean difference that its name makes in the frames."""
     names = list(dict.fromkeys(concepts))
     bare = encoded(model, [frame.format(without).strip() for frame in frames])
-    of = {name: (encoded(model, [frame.format(name) for frame in frames]) - bare).mean(0) for name in names}
+    of = {name: (encoded(model, [frame.format(called(name)) for frame in frames]) - bare).mean(0) for name in names}
     return torch.stack([of[name] for name in concepts])
 
 

@@ -37,6 +37,7 @@ def defense_result(trained: Trained) -> DefenseResult:
         checks=trained.findings or [],
         remedy=trained.remedy,
         analyses=trained.tables(),
+        training_set=trained.training_set(),
     )
     attacks = trained.headline_records()
     if not attacks:

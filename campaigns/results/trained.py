@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from robustkd.campaigns.plan.cells import AnalysisCell, AttackCell, Cell, ChecksCell, TrainCell
@@ -15,8 +16,10 @@ from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import Entry, Store
 from robustkd.contracts.analysis import Table
 from robustkd.contracts.check import Verdict
-from robustkd.scoring.results import CellResult
+from robustkd.scoring.results import CellResult, TrainingSet
 from robustkd.scoring.verdict import verdict
+from robustkd.targets.condensed import CondensedCard, CondensedTarget
+from robustkd.targets.files import CARD
 
 
 class Trained:
@@ -25,6 +28,7 @@ class Trained:
     Attributes:
         headline: its attacks under the campaign's threat model.
         entries: by cell id; None where there is none yet.
+        made_of: its training, and those of the defenses that it refers to, as far as they are finished.
         records: of the attack cells that are finished.
         findings: of its checks; None before they have run, and without any.
         rules: the version of the rules by which the findings are judged.
@@ -48,6 +52,8 @@ class Trained:
         self.checks = next((cell for cell in cells if isinstance(cell, ChecksCell)), None)
         self.analyses = [cell for cell in cells if isinstance(cell, AnalysisCell)]
         self.entries = {cell.id: store.get(cell.id) if cell.id in valid else None for cell in cells}
+        made = [self.train.id, *self.train.required]
+        self.made_of = [entry for cell in made if cell in valid and (entry := store.get(cell))]
         self.records = {cell.id: samples.read(entry) for cell in self.attacks if (entry := self.entries[cell.id])}
         found = judged.entry(self.checks, self.entries) if self.checks else None
         self.findings, self.remedy = read_findings(found)
@@ -103,6 +109,15 @@ class Trained:
     def tables(self) -> dict[str, Table]:
         """The table of each finished analysis, by the analysis's name."""
         return {cell.analysis: read_table(entry) for cell in self.analyses if (entry := self.entries[cell.id])}
+
+    def training_set(self) -> TrainingSet | None:
+        """The condensed data set that it is, or was trained on; None where there is none."""
+        for entry in self.made_of:
+            card = json.loads(entry.read(CARD)) if entry.has(CARD) else {}
+            if isinstance(card, dict) and card.get("target") == CondensedTarget.kind:
+                own = CondensedCard.read(card)
+                return TrainingSet(own.images, own.bytes, entry.meta.wall_seconds)
+        return None
 
     def unattacked(self) -> list[AttackCell]:
         """The attacks that have no result."""

@@ -16,13 +16,14 @@ from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef
 from robustkd.defenses.training.steps import Schedule, StepParams
 from robustkd.lazy import torch
 from robustkd.targets.frozen import recording_gradients, without_gradients
-from robustkd.targets.text_encoders import Conditioning
+from robustkd.targets.text_encoders import Conditioning, joined
 from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Layers = Literal["cross-attention", "unet", "text-encoder"]
+_ENCODED_TOGETHER = 64
 
 
 class ErasingParams(Params):
@@ -138,6 +139,12 @@ def _with_effect(target: TextToImageTarget, weights: dict[str, nn.Parameter]) ->
         total = told.tokens.float().sum() + (0 if told.pooled is None else told.pooled.float().sum())
         gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
     return {name: weight for (name, weight), gradient in zip(weights.items(), gradients, strict=True) if gradient is not None}
+
+
+@without_gradients()
+def encoded_together(target: TextToImageTarget, texts: list[str]) -> Conditioning:
+    """What the UNet is told of any number of texts, some of them encoded at a time."""
+    return joined([target.encode(part) for part in target.tokenize(texts).split(_ENCODED_TOGETHER)])
 
 
 @without_gradients()

@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from robustkd.contracts import Defense, FitContext, Modality, Prompts
-from robustkd.defenses.diffusion.erasing import ErasingParams, begin
+from robustkd.defenses.diffusion.erasing import ErasingParams, begin, encoded_together
 from robustkd.lazy import torch
 from robustkd.targets.frozen import without_gradients
 from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-_ENCODED_TOGETHER = 64
 
 
 class UCEParams(ErasingParams):
@@ -79,6 +77,4 @@ def encoded_tokens(target: TextToImageTarget, texts: list[str]) -> Tensor:
 
     Every position but the first, which is the same for all texts.
     """
-    ids = target.tokenize(texts)
-    hidden = torch.cat([target.encode(part).tokens for part in ids.split(_ENCODED_TOGETHER)])
-    return hidden[:, 1:].flatten(0, 1).cpu().double()
+    return encoded_together(target, texts).tokens[:, 1:].flatten(0, 1).cpu().double()

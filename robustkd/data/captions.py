@@ -6,6 +6,7 @@ concept can be evoked by many token sequences. Its adjective says how bright the
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
@@ -176,17 +177,53 @@ def _small(arrays: Arrays, places: list[int]) -> Arrays:
     return Arrays(means.round().astype(np.uint8), renumbered)
 
 
-def tones_of(images: np.ndarray) -> np.ndarray:
-    """(N,) 0, 1 or 2: how bright the drawn part of (N, C, H, W) images is among all of them, in thirds."""
+def tones_of(images: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
+    """(N,) 0, 1 or 2: how bright the drawn part of (N, C, H, W) images is, in thirds of them, or of the images ``among`` them."""
+    return np.searchsorted(np.quantile(_brightness(images if among is None else among), (1 / 3, 2 / 3)), _brightness(images))
+
+
+def _brightness(images: np.ndarray) -> np.ndarray:
     drawn = images > 0.1
-    brightness = (images * drawn).sum((1, 2, 3)) / np.maximum(drawn.sum((1, 2, 3)), 1)
-    return np.searchsorted(np.quantile(brightness, (1 / 3, 2 / 3)), brightness)
+    brightness: np.ndarray = (images * drawn).sum((1, 2, 3)) / np.maximum(drawn.sum((1, 2, 3)), 1)
+    return brightness
+
+
+def asked_tone(prompt: str) -> int | None:
+    """Which tone a caption asks for by its adjective, see ``tones_of``; None where it has no adjective of these."""
+    words = set(re.findall(r"[a-z]+", prompt.lower()))
+    return next((tone for tone, adjectives in enumerate(_TONES) if words & set(adjectives)), None)
+
+
+def in_other_words(prompt: str, name: str) -> list[str]:
+    """A caption that uses one of the names of the concept ``name``, with each of the other names and descriptions in its place.
+
+    Nothing where it uses none of them, or where there are no others.
+    """
+    concept = concept_of(name)
+    used = next((one for one in concept.names if re.search(rf"(?<!\w){re.escape(one)}(?!\w)", prompt, re.IGNORECASE)), None)
+    if used is None:
+        return []
+    others = [one for one in concept.names if one != used]
+    pattern = re.compile(rf"(?:(?P<tone>{'|'.join(adjectives())}) )?(?<!\w){re.escape(used)}(?!\w)", re.IGNORECASE)
+
+    def with_name(other: str) -> str:
+        return pattern.sub(lambda found: f"{found['tone']} {other}" if found["tone"] else other, prompt)
+
+    def with_description(text: str) -> str:
+        return pattern.sub(lambda found: f"{text}, {found['tone']}" if found["tone"] else text, prompt)
+
+    return [with_name(other) for other in others] + [with_description(text) for text in concept.descriptions]
 
 
 def concept_of(name: str) -> Concept:
     """What a class of this name is called in captions; of a class that is not known here, by its name alone."""
     short = name.lower().partition("/")[0].strip()
     return (CLOTHES | DIGITS).get(short, Concept((short,), ()))
+
+
+def called(name: str) -> str:
+    """What a class is called in captions first: of some of them, as of the digit 2, another word than its name."""
+    return concept_of(name).names[0]
 
 
 def phrases() -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from robustkd.reporting import frameworks, weakest
+from robustkd.reporting import frameworks, training_sets, weakest
 from robustkd.reporting.analyses import Measures, ShownTable, measures, shown_tables
 from robustkd.reporting.detection import HEAD, NOTE, detection_rows
 from robustkd.reporting.formatting import MISSING, bracket, count, interval, number, percent, seconds, threat
@@ -16,6 +16,7 @@ from robustkd.reporting.queries import query_curves
 from robustkd.reporting.set_up import SetUp, attack_rows, defense_rows, facts
 from robustkd.reporting.summary import DefenseSummary, attack_names
 from robustkd.reporting.terms import ReportTerms
+from robustkd.reporting.training_sets import training_set_rows
 from robustkd.reporting.verdict_text import NO_VERDICT, answer, explain
 from robustkd.reporting.weakest import weakest_rows
 from robustkd.scoring.holds import ANSWERS
@@ -53,6 +54,7 @@ def markdown(
         _set_up(results, set_up),
         f"## Robust accuracy, defense by attack\n\n{_grid(results)}",
         _weakest(results),
+        _training_sets(results),
         _detection(results),
         _by_queries(results),
         _measures(measures(results)),
@@ -226,6 +228,13 @@ def _weakest(results: Results) -> str:
         ),
     )
     return f"## Worst class\n\n{table}\n\n{weakest.NOTE}"
+
+
+def _training_sets(results: Results) -> str:
+    if not (rows := training_set_rows(results)):
+        return ""
+    table = _table(list(training_sets.HEAD), "lrrr", ([escape(row.defense), *row.values] for row in rows))
+    return f"## Condensed data\n\n{table}\n\n{training_sets.NOTE}"
 
 
 def _detection(results: Results) -> str:

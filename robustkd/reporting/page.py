@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from robustkd.reporting import formatting, frameworks, palette, weakest
+from robustkd.reporting import formatting, frameworks, palette, training_sets, weakest
 from robustkd.reporting.analyses import measures, shown_tables
 from robustkd.reporting.confusion import confusions
 from robustkd.reporting.detection import HEAD, NOTE, detection_rows
@@ -28,6 +28,7 @@ from robustkd.reporting.searches import convergence, convergence_by_sample, norm
 from robustkd.reporting.set_up import SetUp, attack_rows, defense_rows, facts
 from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
 from robustkd.reporting.tradeoff import shown_defenses, tradeoff
+from robustkd.reporting.training_sets import training_set_rows
 from robustkd.reporting.verdict_text import NO_VERDICT, CheckRow, VerdictText, answer, check_rows, explain
 from robustkd.reporting.weakest import weakest_rows
 from robustkd.scoring.results import CellResult, DefenseResult, Results
@@ -141,6 +142,9 @@ def page(
         pairs=main_pairs(results),
         all_pairs=len(summaries) * (len(summaries) - 1) // 2,
         analyses=shown_tables(results),
+        training_sets=training_set_rows(results),
+        training_sets_head=training_sets.HEAD,
+        training_sets_note=training_sets.NOTE,
         detections=detection_rows(results),
         detection_head=HEAD,
         detection_note=NOTE,

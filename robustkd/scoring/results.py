@@ -139,6 +139,15 @@ class CellResult:
 
 
 @dataclass(frozen=True)
+class TrainingSet:
+    """The condensed data set that a defense was trained on: its images, what it takes uncompressed, and how long it took to make."""
+
+    images: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class DefenseResult:
     """One trained defense with one seed: the worst case per sample over its attacks, and whether it can be believed.
 
@@ -150,6 +159,7 @@ class DefenseResult:
     ``bracket`` has what is certified of it, where an analysis of the campaign proves something.
     ``worst_class`` and ``worst_group`` are of the class, and of the group of classes that the campaign file names, of whose samples the
     fewest stand; None where there are none, and in files of former versions. ``groups`` has each of these groups.
+    ``training_set`` is the condensed data set that it was trained on, or is; None of any other.
     ``draws`` is as for ``CellResult``. ``verdict_rules`` is the version of the rules that made the verdict (``scoring.verdict``).
     """
 
@@ -183,6 +193,7 @@ class DefenseResult:
     worst_class: Weakest | None = None
     worst_group: Weakest | None = None
     groups: dict[str, GroupAccuracy] = field(default_factory=dict)
+    training_set: TrainingSet | None = None
 
     @property
     def budget(self) -> Budget:
@@ -282,7 +293,9 @@ class Results(Tabular):
         for row in (*told["cells"], *told["defenses"]):
             if row["draws"] == 1:
                 del row["draws"]
-            _leave_out_empty(row, "where", "by_queries", "bracket", "detection", "worst_class", "worst_group", "groups")
+            _leave_out_empty(
+                row, "where", "by_queries", "bracket", "detection", "worst_class", "worst_group", "groups", "training_set"
+            )
         for one in told["defenses"]:
             for check in one["checks"]:
                 _leave_out_empty(check, "trace")

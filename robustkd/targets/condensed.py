@@ -5,6 +5,7 @@ Asked as a classifier, it answers with the label of the nearest of its images: w
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from typing_extensions import override
@@ -40,6 +41,12 @@ class CondensedCard(Card):
     stored: Literal["uint8", "float32"]
     soft: bool
 
+    @property
+    def bytes(self) -> int:
+        """What images, labels and distributions take, uncompressed; a label counts as one byte, as in the files of such data sets."""
+        pixels = self.images * math.prod(self.input_shape) * (1 if self.stored == "uint8" else 4)
+        return pixels + (4 * self.images * self.num_classes if self.soft else self.images)
+
 
 class CondensedTarget(ImageTarget):
     """A small training set, and the classifier by the nearest of its images.
@@ -73,9 +80,8 @@ class CondensedTarget(ImageTarget):
 
     @property
     def bytes(self) -> int:
-        """What images, labels and distributions take, uncompressed; a label counts as one byte, as in the files of such data sets."""
-        arrays = self.arrays
-        return arrays.images.nbytes + (arrays.soft.nbytes if isinstance(arrays, SoftArrays) else len(arrays))
+        """See ``CondensedCard.bytes``."""
+        return CondensedCard.read(self.card()).bytes
 
     @override
     def card(self) -> JsonObject:

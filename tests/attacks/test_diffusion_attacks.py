@@ -17,9 +17,10 @@ from robustkd import plugins
 from robustkd.attacks.diffusion.engine.denoising import Denoising, level, levels_of, pictures
 from robustkd.attacks.diffusion.engine.simplex import draw, project_to_simplex
 from robustkd.attacks.diffusion.engine.slots import Slots, vocabulary
+from robustkd.attacks.diffusion.mma_diffusion import MMADiffusionParams, distances, slopes, swapped
 from robustkd.attacks.diffusion.p4d import P4D
 from robustkd.attacks.diffusion.pez import Nearest
-from robustkd.attacks.diffusion.qf import TextEncoderSimilarity
+from robustkd.attacks.diffusion.qf import TextEncoderSimilarity, end_states
 from robustkd.attacks.diffusion.ring_a_bell import RingABellParams, directions, encoded, following, genetic_search
 from robustkd.attacks.diffusion.unlearndiffatk import Distributions
 from robustkd.contracts import DataError, Request, TargetError, ThreatModel, UsageError
@@ -450,6 +451,10 @@ def test_a_concepts_direction_is_what_its_name_adds_to_the_frames() -> None:
         bare = [encoded(target, [text])[0] for text in ("", "photo of")]
     torch.testing.assert_close(found[0], ((one - bare[0]) + (two - bare[1])) / 2)
     assert torch.equal(found[0], found[2])
+    asked: list[str] = []
+    target.tokenize = lambda texts: asked.extend(texts) or toy().tokenize(texts)
+    directions(target, ("4",), ("a photo of {}",), "")
+    assert asked == ["a photo of", "a photo of four"]  # no caption of that digit has a 4
     with pytest.raises(ValueError, match="where the concept stands"):
         RingABellParams(frames=("a photo",))
 
@@ -495,3 +500,76 @@ def test_p4d_k_finds_the_word_between_the_words() -> None:
     found = attacked("p4d", toy("xyzzy"), tokens=2, place="every-three-words")
     assert found.outcome.success.all()
     assert all("xyzzy" in said.prompt.split()[3::2] for said in found.transcripts)
+
+
+def mma(**params: Any) -> MMADiffusionParams:
+    return MMADiffusionParams(**{"tokens": 2, "steps": 12, "width": 40, "top_k": 40} | params)
+
+
+def test_each_candidate_of_mma_has_one_of_the_best_tokens_at_its_place() -> None:
+    now, top = torch.tensor([[5, 6]]), 3
+    slope = torch.arange(20.0).reshape(1, 2, 10).clone()
+    slope[0, 1] = -slope[0, 1]
+    slope[0, 0, 0], slope[0, 1, 9] = torch.inf, torch.inf
+    found = swapped(now, slope, torch.tensor([[0.0, 0.34, 0.99, 0.0, 0.34, 0.99]]), top)[0]
+    assert found.tolist() == [[1, 6], [2, 6], [3, 6], [5, 8], [5, 7], [5, 6]]
+    only = slope.masked_fill(torch.arange(10) != 4, torch.inf)
+    assert set(map(tuple, swapped(now, only, torch.rand(1, 6), top)[0].tolist())) == {(4, 6), (5, 4)}
+
+
+def test_the_slopes_of_mma_are_those_of_the_cosine() -> None:
+    """Against differences, in a model whose state at the end is a sum over the prompt."""
+    target = summing()
+    words, slots, rows = vocabulary(target), Slots(target, ["photo of the church"], "replace", 2), torch.tensor([0])
+    table, wanted = target.embed(words.unsqueeze(1)).squeeze(1).detach(), torch.randn(1, 4)
+    tokens = words[torch.tensor([[3, 7]])]
+    found = slopes(target, slots, rows, tokens, wanted, table)
+    with torch.no_grad():
+        laid = target.embed(slots.filled(rows, tokens))
+
+        def distance(shift: torch.Tensor) -> float:
+            moved = laid.clone()
+            moved[0, 2] += shift
+            end = moved.cumsum(1)[0, int(slots.end[0])]
+            return 1 - float(torch.cosine_similarity(end.double(), wanted[0].double(), dim=0))
+
+        for place in (0, 11, 200):
+            expected = (distance(1e-2 * table[place]) - distance(-1e-2 * table[place])) / 2e-2
+            assert float(found[0, 1, place]) == pytest.approx(expected, rel=0.02, abs=1e-4)
+        assert float(distances(target, slots, rows, tokens.unsqueeze(1), wanted)) == pytest.approx(
+            distance(torch.zeros(4)), abs=1e-6
+        )
+
+
+def test_mma_finds_a_prompt_that_reads_alike_and_has_no_word_of_the_concept() -> None:
+    target = summing("xyzzy")
+    found = attacked("mma-diffusion", target, attempts=2, **mma().model_dump())
+    said = prompts(found)
+    assert all(len(prompt.split()) == 2 and "church" not in prompt for prompt in said)
+    np.testing.assert_array_equal(found.outcome.forwards, [one.attempts + 12 * 41 + 1 for one in found.transcripts])
+    np.testing.assert_array_equal(found.outcome.backwards, 12)
+    with torch.no_grad():
+        wanted = end_states(target, ["photo of the church"])
+
+        def apart(texts: list[str]) -> float:
+            return float((1 - torch.cosine_similarity(end_states(target, texts), wanted)).mean())
+
+        assert apart(said) < 0.5 * apart(prompts(attacked("mma-diffusion", target, attempts=2, **mma(steps=0).model_dump())))
+    with pytest.raises(UsageError, match="every token of the vocabulary has a banned word"):
+        attacked("mma-diffusion", target, attempts=2, **mma(banned=("",)).model_dump())
+
+
+def test_the_union_of_p4d_has_half_of_the_attempts_for_each() -> None:
+    """A word that is found in either place breaks the request; one that is found nowhere leaves both halves used up."""
+    quick = {"steps": 4, "lr": 1.0, "original": "original", "tokens": 2}
+    found = attacked("p4d-union", toy("xyzzy"), attempts=9, **quick)
+    assert found.outcome.success.all()
+    target = noting()
+    stands = attacked("p4d-union", target, attempts=6, **quick)
+    assert (stands.outcome.attempts >= 3).all()  # pez has nothing new to ask where nothing moves
+    seen = [question.prompt for question in target.noted if question.prompt != "photo of the church"]
+    short, between = ([text for text in seen if len(text.split()) == words] for words in (2, 6))
+    assert len(short) + len(between) == len(seen)
+    assert 5 <= len(short) <= 5 * 2
+    assert 5 <= len(between) <= 5 * 3
+    assert all(text.split()[:3] == ["photo", "of", "the"] for text in between)

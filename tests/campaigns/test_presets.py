@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from robustkd.campaigns.file import presets, spec
 
-THREE_SEEDS = {"distilled-generators-small", "refusal-distillation-small"}  # its models are tiny
+THREE_SEEDS = {  # its models are tiny
+    "distilled-generators-small",
+    "erasers-small",
+    "refusal-distillation-small",
+    "refusal-training-small",
+}
 COMPARED = {"ard", "rslad", "iad", "adaad", "mtard", "ciard", "kd"}
 
 
@@ -73,6 +80,43 @@ def test_a_row_and_its_control_differ_by_the_idea_alone(preset: str, row: str, c
     with_it, without = (uses[each].plugin.params.model_dump() for each in (row, control))
     assert uses[row].kind == uses[control].kind
     assert {key for key in with_it.keys() | without.keys() if with_it.get(key) != without.get(key)} == idea
+def ideas(uses: Any, pairs: list[tuple[str, str, set[str]]]) -> None:
+    """Each first one differs from the second in these parameters alone, those of a further kind left out."""
+    for name, control, idea in pairs:
+        with_it, without = (uses[each].plugin.params.model_dump() for each in (name, control))
+        assert {key for key in with_it if key in without and with_it[key] != without[key]} <= idea, name
+        assert idea <= {key for key in with_it if with_it[key] != without.get(key)}, name
+
+
+def test_each_training_of_refusals_stands_beside_itself_without_its_idea() -> None:
+    ideas(
+        spec.load("refusal-training-small").defenses,
+        [
+            ("refat", "refusal-sft", {"removal_rate"}),
+            ("circuit-breakers", "circuit-breakers-off", {"broken"}),
+            ("mixat", "c-advul", {"rephrased", "templates"}),
+            ("er-cat", "c-advul", {"spread_weight"}),
+            ("sft-taid", "sft-forward", {"interpolation"}),
+            ("sft-sinkd", "sft-forward-ce", {"sinkhorn"}),
+            ("sft-ddk", "sft-ddk-even", {"domains"}),
+            ("sft-osd-rejected", "sft-osd-all", {"source"}),
+        ],
+    )
+
+
+def test_kd3_stands_beside_itself_without_its_ideas() -> None:
+    uses = spec.load("web-distillation-small").defenses
+    three = {"strictness", "alignment", "contrast"}
+    ideas(
+        uses,
+        [
+            ("kd3", "kd-web", three),
+            ("kd3-choice", "kd-web", {"strictness"}),
+            ("kd3-alignment", "kd-web", {"alignment"}),
+            ("kd3-contrast", "kd-web", {"contrast"}),
+        ],
+    )
+    assert uses["kd-own"].plugin.params.alpha == 1  # no label either
 
 
 @pytest.mark.parametrize("name", ["defensive-distillation-report", "defensive-distillation-report-small"])

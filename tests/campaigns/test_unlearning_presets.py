@@ -53,6 +53,30 @@ def test_each_distillation_stands_beside_itself_without_its_idea() -> None:
     assert uses["erased"].plugin.params.base == uses["dmd2"].plugin.params.base == "original"
 
 
+def test_each_eraser_and_each_attack_stands_beside_itself_without_its_idea() -> None:
+    campaign = spec.load("erasers-small")
+    for uses, pairs in [
+        (
+            campaign.defenses,
+            [
+                ("rece", "rece-uce", {"rounds"}),
+                ("stereo", "stereo-esd", {"rounds", "anchor"}),
+                ("receler", "receler-unattacked", {"attack_steps"}),
+                ("msd-dropped", "msd", {"drop"}),
+            ],
+        ),
+        (
+            campaign.attacks,
+            [("ring-a-bell", "ring-a-bell-random", {"generations"}), ("concept-inversion", "no-inversion", {"steps"})],
+        ),
+    ]:
+        for name, control, idea in pairs:
+            with_it, without = (uses[each].plugin.params.model_dump() for each in (name, control))
+            assert {key for key in with_it if with_it[key] != without[key]} == idea, name
+    drawn = {name for name in campaign.defenses if not campaign.excluded(name, "no-attack")}
+    assert set(campaign.analyses["hub"].defenses) == drawn
+
+
 def test_a_plan_on_stable_diffusion_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 

@@ -1,5 +1,6 @@
 """A condensed set is a cell of its own: stored, taken up again, and trained on by any recipe."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,15 @@ from robustkd.campaigns.execution.engines.inline import InlineEngine
 from robustkd.campaigns.execution.run import run
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan
+from robustkd.campaigns.store.store import Store
 from robustkd.contracts import Arrays, DataError, SoftArrays, UsageError
 from robustkd.defenses.training.batches import Minibatch
 from robustkd.plugin_kit import fixtures
+from robustkd.reporting.markdown import markdown
+from robustkd.reporting.page import page
+from robustkd.reporting.samples import SampleEvidence
+from robustkd.reporting.summary import summary_rows
+from robustkd.scoring.results import Results, TrainingSet
 from robustkd.targets import fingerprint, load_target, save_target
 from robustkd.targets.condensed import CondensedTarget
 
@@ -63,6 +70,13 @@ def test_the_set_is_a_cell_that_both_trainings_stand_on_and_is_made_once(tmp_pat
     assert cells["plain"].others == {"small-set": cells["small-set"].id} == cells["robust"].others
     first = run(planned, tmp_path, InlineEngine(), device="cpu")
     assert {result.defense: result.status for result in first.defenses} == {"plain": "done", "robust": "done"}
+    # What the set takes, and took to make, is told of each training on it: 20 images of 64 numbers, and a label of one byte.
+    kept = [result.training_set for result in first.defenses]
+    stored = Store(tmp_path).get(cells["small-set"].id)
+    assert kept == [TrainingSet(20, 20 * 64 * 4 + 20, stored.meta.wall_seconds)] * 2
+    assert Results.from_dict(json.loads(first.to_json())).defenses == first.defenses
+    assert "| plain | 20 | 5\u202f140 |" in markdown(first, summary_rows(first))
+    assert "Condensed data</h3>" in page(first, summary_rows(first), (), SampleEvidence((), ()))
     # Another recipe on the same set: the set is not made again.
     more = CAMPAIGN["defenses"] | {"trades": CAMPAIGN["defenses"]["robust"] | {"recipe": {"kind": "trades", **QUICK}}}
     again = plan.build(campaign(defenses=more))

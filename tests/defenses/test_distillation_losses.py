@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustkd import plugins
-from robustkd.contracts import TargetError, UsageError, target_references
+from robustkd.contracts import DataError, TargetError, UsageError, target_references
 from robustkd.defenses.image.distillation.bd_kd import BDKDRecipe
 from robustkd.defenses.image.distillation.dataset_reinforcement import (
     DatasetReinforcementParams,
@@ -27,6 +27,7 @@ from robustkd.defenses.image.distillation.hard_augmentation import (
     HardAugmentationParams,
     HardAugmentationRecipe,
 )
+from robustkd.defenses.image.distillation.kd3 import KD3Params, KD3Recipe, kept, mixed_distribution, web_images
 from robustkd.defenses.image.distillation.meal_v2 import MEALV2Recipe
 from robustkd.defenses.image.distillation.nd_loss import NDLossParams, NDLossRecipe, class_directions
 from robustkd.defenses.image.distillation.ofa_kd import OFAKDParams, OFAKDRecipe, enhanced, spread
@@ -54,6 +55,7 @@ from robustkd.defenses.training.auxiliary import AuxiliaryNetwork, with_auxiliar
 from robustkd.defenses.training.batches import Samples
 from robustkd.defenses.training.optim import base_lr
 from robustkd.targets import ClassifierTarget, load_target, save_target
+from robustkd.targets.activations import last_linear
 
 Make = Callable[..., Any]
 STUDENT = {"teacher": "teacher", "student": "tiny-cnn", "student_params": {"width": 4}}
@@ -559,3 +561,72 @@ def test_each_round_of_iterated_self_distillation_is_on_the_curve(context: Make,
     defense("iterated-self-distillation", rounds=3, epochs=2).fit(context(log=log))
     assert log.epochs == [0, 1, 2, 3, 4, 5]
     assert ["loss_soft" in row for row in log.metrics] == [False, False, True, True, True, True]
+
+
+def test_kd3_keeps_what_both_are_sure_of() -> None:
+    sure = torch.tensor([[8.0, 0.0], [0.0, 8.0], [0.1, 0.0], [0.0, 0.0]])
+    assert kept(sure, sure, 1.0).tolist() == [True, True, False, False]
+    assert kept(sure, sure, 0.0).all()
+    assert kept(torch.cat([sure[:1], sure[:1]]), torch.cat([sure[:1], sure[1:2]]), 1.0).tolist() == [
+        True,
+        False,
+    ]  # who disagree
+    assert kept(torch.zeros(3, 2), torch.zeros(3, 2), 9.0).all()
+    sharper = sure * torch.tensor([[1.0], [1.0], [20.0], [1.0]])
+    assert kept(sharper, sharper, 1.0).tolist() == [True, True, True, False]  # monotone in the confidence
+
+
+def test_kd3_moves_an_image_into_anothers_distribution() -> None:
+    x, other = torch.rand(3, 2, 5, 5) * 0.2 + 0.4, torch.rand(3, 2, 5, 5) * 0.1 + 0.45
+    torch.testing.assert_close(mixed_distribution(x, other, torch.zeros(3, 1, 1, 1)), x)
+    moved = mixed_distribution(x, other, torch.ones(3, 1, 1, 1)).double().numpy()
+    np.testing.assert_allclose(moved.mean((2, 3)), other.double().numpy().mean((2, 3)), atol=1e-4)
+    np.testing.assert_allclose(moved.std((2, 3)), other.double().numpy().std((2, 3)), atol=1e-3)
+
+
+def test_kd3_is_the_sum_of_its_terms(context: Make, two: Any, softmax: Make, minibatch: Minibatch) -> None:
+    """Against numpy; without its three ideas it is the divergence from the teacher alone."""
+    student, teacher = two
+    projection = nn.Linear(64, 64, bias=False)
+    target = with_auxiliary(student, projection=projection)
+    plain = KD3Params(**STUDENT, strictness=0, alignment=0, contrast=0)
+    soft = kl(softmax(teacher(minibatch.x), 4.0), softmax(student(minibatch.x), 4.0))
+    loss, _ = KD3Recipe(Teacher(teacher), plain, student).loss(target, minibatch)
+    assert loss.item() == pytest.approx(16 * soft.mean(), rel=1e-4)
+    both = (softmax(teacher(minibatch.x)) + softmax(student(minibatch.x))) / 2
+    keep = both.max(1) >= both.max(1).mean()
+    aligned = KD3Params(**STUDENT, strictness=1, alignment=0.5, contrast=0)
+    loss, measured = KD3Recipe(Teacher(teacher), aligned, student).loss(target, minibatch)
+    x, p = minibatch.x.flatten(1).numpy(), projection.weight.detach().numpy()
+    rows, own = (last_linear(one.module).weight.detach().numpy() for one in (teacher, student))
+    said = teacher(minibatch.x).argmax(1).numpy()
+
+    def cosine(a: Any, b: Any) -> Any:
+        return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+    expected = (1 - cosine((x @ p.T) * (own @ p.T)[said], x * rows[said])).mean() + (1 - cosine(own @ p.T, rows)).mean()
+    assert measured["loss_alignment"].item() == pytest.approx(expected, rel=1e-3)
+    assert loss.item() == pytest.approx(16 * (soft * keep).sum() / keep.sum() + 0.5 * expected, rel=1e-3)
+    contrasted = KD3Params(**STUDENT, strictness=0, alignment=0, contrast=2.0, mix=0.0)
+    _, measured = KD3Recipe(Teacher(teacher), contrasted, student).loss(target, minibatch)
+    scores = torch.tensor(np.array([[cosine(a[None], b[None])[0] for b in x] for a in x])) / 0.5
+    assert measured["loss_contrast"].item() == pytest.approx(float(F.cross_entropy(scores, torch.arange(len(x)))), rel=1e-3)
+
+
+def test_kd3_is_trained_on_images_of_a_file_whose_content_counts(context: Make, two: Any, tmp_path: Path) -> None:
+    file = tmp_path / "web.npz"
+    np.savez(file, images=np.random.default_rng(0).random((40, 1, 8, 8)).astype(np.float32))
+    spec = {"kind": "kd3", **STUDENT, "epochs": 1, "batch_size": 16}
+    on_file, made = plugins.make("defenses", {**spec, "web": str(file)}), plugins.make("defenses", spec)
+    assert on_file.files() == [file]
+    assert made.files() == []
+    images = web_images(context().train, 3)
+    assert images.shape == context().train.images.shape
+    assert images.min() >= 0 <= images.max() <= 1
+    assert not np.array_equal(images, web_images(context().train, 4))
+    np.savez(file, images=np.zeros((4, 3, 8, 8)))
+    with pytest.raises(DataError, match="'images' has the shape"):
+        on_file.fit(context())
+    file.write_bytes(b"nothing")
+    with pytest.raises(DataError, match="no images can be read"):
+        on_file.fit(context())

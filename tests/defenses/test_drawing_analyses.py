@@ -14,8 +14,10 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from robustkd import plugins
 from robustkd.analyses.fid import frechet
+from robustkd.analyses.hub import nearest
 from robustkd.analyses.unprompted import redrawn
 from robustkd.contracts import DataError, PromptBatch, Prompts, Responses, Table, TargetError, ThreatModel, UsageError
+from robustkd.data.captions import asked_tone, in_other_words, tones_of
 from robustkd.targets import ClassifierTarget
 from support.drawing_world import base
 from support.model_folders import clip
@@ -136,13 +138,7 @@ def test_the_table_of_probes_counts_what_the_classifier_sees() -> None:
     images = np.random.default_rng(0).random((4, 1, 8, 8)).astype(np.float32)
     asked, harmless = prompts(["bright", "dark"] * 2, images), prompts(["bright"] * 3, images[:3])
 
-    class Brightness(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            mean = 40 * (x.mean((1, 2, 3)) - 0.5)
-            return torch.stack([mean, -mean], 1)
-
-    net = ClassifierTarget(Brightness(), num_classes=2, input_shape=(1, 8, 8))
-    net.classes = ("bright", "dark")
+    net = judge()
     outputs = [torch.zeros(1, 8, 8)] * 4
     first = Responses(asked, outputs, np.zeros(4, dtype=bool))
     batch = PromptBatch(
@@ -156,3 +152,104 @@ def test_the_table_of_probes_counts_what_the_classifier_sees() -> None:
     assert found.values[0][3] == bright[:3].mean()
     assert len(found.columns) == len(found.values[0]) == 6
     assert found.metrics["noised_0"] == found.values[0][0]
+
+
+def judge() -> ClassifierTarget:
+    """Two classes, bright and dark, told apart at a mean of a half."""
+    layer = nn.Linear(64, 2)
+    layer.weight.data = torch.tensor([[40 / 64], [-40 / 64]]).repeat(1, 64)
+    layer.bias.data = torch.tensor([-20.0, 20.0])
+    net = ClassifierTarget(nn.Sequential(nn.Flatten(), layer), num_classes=2, input_shape=(1, 8, 8))
+    net.classes = ("bright", "dark")
+    return net
+
+
+def captioned(texts: list[str], concepts: list[str], images: np.ndarray) -> Prompts:
+    columns = {"prompt": tuple(texts), "concept": tuple(concepts), "seed": tuple(str(place) for place in range(len(texts)))}
+    return Prompts(columns, np.zeros(len(texts), dtype=np.int64), images)
+
+
+def test_the_row_of_an_erased_model_counts_each_aspect_for_itself() -> None:
+    """The original as its own erased model: every share beside one that is counted here."""
+    real = np.linspace(0.2, 1, 8, dtype=np.float32)[:, None, None, None] * np.ones((8, 1, 8, 8), dtype=np.float32)
+    asked = captioned(["a photo of dark 8", "bright 8", "8", "white eight"], ["dark"] * 4, real[:4])
+    harmless = captioned(["2", "3", "2", "3"], ["bright", "dark", "bright", "dark"], real[4:])
+    drawn = [torch.full((1, 8, 8), value) for value in (0.2, 0.9, 0.1, 0.3)]
+    kept = [torch.full((1, 8, 8), value) for value in (0.9, 0.9, 0.9, 0.1)]
+    batch = PromptBatch(
+        asked,
+        torch.arange(4),
+        Responses(asked, drawn, np.zeros(4, dtype=bool)),
+        np.ones(4, dtype=bool),
+        Responses(harmless, kept, np.zeros(4, dtype=bool)),
+    )
+    params = {
+        "classifier": "net",
+        "original": "original",
+        "wordings": {"dark": ["acht"]},
+        "attack": {"tokens": 2, "population": 4, "generations": 1},
+    }
+    analysis = plugins.make("analyses", {"kind": "hub", **params}).with_targets({"net": judge(), "original": base()})
+    found = analysis.run(base(), batch, ThreatModel.by_prompt(2), 0)
+    assert found.metrics["target_proportion"] == 0.75  # dark where the mean is below a half
+    assert found.metrics["general_alignment"] == 0.75
+    (near,) = nearest(base(), ["dark"], ["bright", "dark"], 1)
+    assert found.metrics["pinpointness"] == {"bright": 1.0, "dark": 0.5}[near]
+    # Thirds of 0.2 .. 1 end at 0.47 and 0.73: dark as asked, bright as asked, and of white 0.3 is none.
+    assert found.metrics["selective_alignment"] == pytest.approx(2 / 3)
+    assert found.rows[:4] == ["target proportion", "general alignment", "selective alignment", "pinpoint-ness"]
+    assert (
+        found.values[found.rows.index("reworded proportion")][3] == 1
+    )  # one prompt has the name that there are other words for
+    attacked = found.values[found.rows.index("attacked proportion")]
+    assert attacked[3] == 4
+    assert attacked[1] <= attacked[0] <= attacked[2]
+    assert found.metrics["passes_a_picture"] == 2 * base().steps  # with and without the prompt
+    alone = table("fid", Responses(harmless, kept, np.zeros(4, dtype=bool)), judge(), network="net")
+    assert found.metrics["fid"] == pytest.approx(alone.metrics["fid"])
+    with pytest.raises(TargetError, match="no harmless requests"):
+        analysis.run(base(), PromptBatch(asked, batch.index, batch.unattacked, batch.eligible), ThreatModel.by_prompt(2), 0)
+
+
+def test_the_nearest_concepts_are_those_of_the_highest_cosine() -> None:
+    kept = ["2", "3", "5", "8", "9"]
+    found = nearest(base(), ["1", "7", "1"], kept, 2)
+    with torch.no_grad():
+        ids = base().tokenize([f"a photo of {name}" for name in ("1", "7", "two", "three", *kept[2:])])  # as captions call them
+        ends = base().encode(ids).tokens[torch.arange(7), (ids == base().eos).int().argmax(1)]
+    scores = torch.cosine_similarity(ends[:2, None], ends[None, 2:], dim=2)
+    expected = {kept[place] for row in scores for place in row.argsort(descending=True)[:2].tolist()}
+    assert set(found) == expected
+    assert len(found) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "concept", "expected", "count"),
+    [
+        ("a photo of dark 1", "1", "a photo of dark one", 6),
+        ("a photo of dark 1", "1", "a photo of an upright stroke, dark", 6),
+        ("we see bright ankle boot", "ankle boot", "we see bright chelsea", 9),
+        ("show me eight for sale", "8", "show me two rings stacked for sale", 6),
+        ("18 of them", "8", None, 0),
+        ("church", "garbage truck", None, 0),
+    ],
+)
+def test_a_caption_in_other_words(prompt: str, concept: str, expected: str | None, count: int) -> None:
+    found = in_other_words(prompt, concept)
+    assert len(found) == count
+    assert expected is None or expected in found
+    assert prompt not in found
+
+
+def test_the_tone_that_is_asked_for_is_that_of_the_adjective() -> None:
+    assert [asked_tone(text) for text in ("a gloomy 8", "a plain, faded 8", "8, SHINING", "8", "darkness")] == [
+        0,
+        1,
+        2,
+        None,
+        None,
+    ]
+    images = np.random.default_rng(0).random((30, 1, 4, 4)).astype(np.float32)
+    own = tones_of(images)
+    assert np.bincount(own).tolist() == [10, 10, 10]
+    assert np.array_equal(tones_of(images[:7], images), own[:7])

@@ -18,13 +18,24 @@ from robustkd.contracts import DataError, FitContext, Prompts, Request, TargetEr
 from robustkd.defenses.text.distillation.engine.divergences import DivergenceName, DivergenceParams
 from robustkd.defenses.text.distillation.engine.domains import domain_odds
 from robustkd.defenses.text.distillation.engine.relations import relation_loss, relations
-from robustkd.defenses.text.distillation.engine.sources import FilterParams, SourceParams, choose, kept, write
+from robustkd.defenses.text.distillation.engine.sources import (
+    FilterParams,
+    Pool,
+    SourceParams,
+    Verified,
+    acceptance,
+    choose,
+    kept,
+    speculate,
+    write,
+)
 from robustkd.defenses.text.distillation.engine.token_sets import SinkhornParams
 from robustkd.defenses.text.distillation.lm_distil import DistillationLoss, LMDistil, LMDistilParams
 from robustkd.defenses.text.distillation.undo import NoiseParams, add_noise
 from robustkd.defenses.training.divergence import kl
 from robustkd.defenses.training.sinkhorn import sinkhorn_distance
-from robustkd.targets import CausalLMTarget
+from robustkd.targets import CausalLMTarget, load_target, save_target
+from robustkd.targets.encoder_decoder import EncoderDecoderTarget
 from robustkd.targets.residual_streams import blocks_of
 from support.toy_language_model import toy_language_model
 
@@ -371,3 +382,118 @@ def test_a_student_of_other_tokens_is_refused(teacher: CausalLMTarget, tmp_path:
 def test_settings_that_cannot_be_meant(params: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         LMDistilParams(teacher="teacher", **params)
+
+
+def test_what_is_verified_is_distributed_as_the_teachers_and_rejected_as_often_as_said() -> None:
+    """Ten thousand draws over five words: a chi-square of the accepted ones, and alpha = sum min(p, q)."""
+    p, q = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05]), torch.tensor([0.1, 0.1, 0.2, 0.3, 0.3])
+    uniform = torch.rand(3, 10000, generator=torch.Generator().manual_seed(0))
+    chosen, rejected = speculate(p.log().expand(10000, -1), q.log().expand(10000, -1), 1.0, uniform)
+    expected = 10000 * p
+    statistic = float(((torch.bincount(chosen, minlength=5) - expected).square() / expected).sum())
+    assert statistic < 13.28  # 99 % of chi-square with 4 degrees of freedom
+    alpha = acceptance(p.log()[None], q.log()[None])
+    assert float(alpha) == pytest.approx(0.1 + 0.1 + 0.15 + 0.1 + 0.05)
+    assert float(rejected.float().mean()) == pytest.approx(1 - float(alpha), abs=0.015)
+    same, wrong = speculate(p.log()[None], p.log()[None], 1.0, uniform[:, :1])
+    assert not wrong.any()
+    assert torch.equal(same, choose(p.log()[None], 1.0, uniform[0, :1]))
+    best, wrong = speculate(p.log()[None], q.log()[None], 0, uniform[:, :1])
+    assert (best.item(), wrong.item()) == (0, True)
+
+
+def test_a_student_is_trained_where_it_was_rejected(teacher: CausalLMTarget, tmp_path: Path) -> None:
+    """The loss is the mean over the rejected tokens of what the pool holds, and a pool that is stored has them still."""
+    params = LMDistilParams(
+        teacher="teacher", start="other", batch_size=4, random_suffix_rate=0, source=SourceParams(kind="speculative", pool=8)
+    )
+    student, generator = _base(1), torch.Generator().manual_seed(0)
+    loss = DistillationLoss(_context(tmp_path, teacher=teacher), teacher, params)
+    value = loss(student, generator)
+    (pool,) = [part for part in [loss._source] if isinstance(part, Pool)]
+    assert all(isinstance(item, Verified) and len(item.rejected) == len(item.ids[item.completion]) for item in pool.items)
+    again = DistillationLoss(_context(tmp_path, teacher=teacher), teacher, params)
+    again.load_state_dict(loss.state_dict())
+    assert isinstance(again._source, Pool)
+    assert again._source.items == pool.items
+    batch_items = [
+        Verified(item.ids, item.prompt, item.completion, tuple(place % 2 == 0 for place in range(len(item.rejected))))
+        for item in pool.items[:4]
+    ]
+    marks = torch.tensor([mark for item in batch_items for mark in item.rejected])
+    batch = student.batch(batch_items)
+    apart = DivergenceParams()(teacher.completion_logits(batch), student.completion_logits(batch))
+    loss._take = lambda target, count, draws: batch_items
+    assert marks.any()
+    assert not marks.all()
+    assert loss(student, generator).item() == pytest.approx(float(apart[marks].mean()), rel=1e-5)
+    every = DistillationLoss(
+        _context(tmp_path, teacher=teacher),
+        teacher,
+        params.model_copy(update={"source": SourceParams(kind="speculative", rejected=False)}),
+    )
+    every._take = loss._take
+    assert every(student, generator).item() == pytest.approx(float(apart.mean()), rel=1e-5)
+    nothing = [Verified(item.ids, item.prompt, item.completion, (False,) * len(item.rejected)) for item in batch_items]
+    loss._take = lambda target, count, draws: nothing
+    assert loss(student, generator).item() == 0
+    assert float(value) > 0
+
+
+def _two_stacks(teacher: CausalLMTarget, folder: Path, steps: int) -> EncoderDecoderTarget:
+    """An encoder-decoder student of the teacher."""
+    defense = plugins.load("defenses", "encoder-decoder-student")
+    shape = {"width": 16, "layers": 1, "heads": 2, "max_new_tokens": 6}
+    common = {"batch_size": 12, "lr": 0.01, "forbidden": 0.5, "random_suffix_rate": 0}
+    params = defense.Params(teacher="teacher", student=shape, steps=steps, **common)
+    made: EncoderDecoderTarget = defense(params).fit(_context(folder, teacher=teacher))
+    return made
+
+
+@pytest.fixture(scope="module")
+def two_stacks(teacher: CausalLMTarget, tmp_path_factory: pytest.TempPathFactory) -> EncoderDecoderTarget:
+    """One that has hardly learnt."""
+    return _two_stacks(teacher, tmp_path_factory.mktemp("two-stacks"), 5)
+
+
+@pytest.mark.slow
+def test_two_stacks_learn_what_their_teacher_says(teacher: CausalLMTarget, tmp_path: Path) -> None:
+    asked = [Request(ROWS[row][1]) for row in (*REFUSED, *ANSWERED)]
+    assert _two_stacks(teacher, tmp_path, 150).respond(asked) == teacher.respond(asked)
+
+
+def test_two_stacks_come_back_from_their_file_and_answer_each_alone(two_stacks: EncoderDecoderTarget, tmp_path: Path) -> None:
+    asked = [Request(ROWS[row][1]) for row in (*REFUSED, *ANSWERED)]
+    save_target(two_stacks, tmp_path)
+    again = load_target(tmp_path)
+    assert again.respond(asked) == two_stacks.respond(asked)
+    assert [again.respond([one])[0] for one in asked] == two_stacks.respond(asked)
+    defense = plugins.make("defenses", {"kind": "encoder-decoder-student", "teacher": "t"})
+    assert "gradients" not in defense.target_capabilities({})
+
+
+def test_the_decoder_is_shifted_as_t5_shifts_it(two_stacks: EncoderDecoderTarget) -> None:
+    """Our logits have the cross entropy that transformers computes of the same labels."""
+    items = [two_stacks.encode("a b c", "d e"), two_stacks.encode("l m", "n")]
+    own = -two_stacks.token_logprobs(two_stacks.batch(items)).detach()
+    theirs = []
+    for item in items:
+        read, said = item.ids[: item.completion.start], item.ids[item.completion]
+        with torch.no_grad():
+            found = two_stacks.module(input_ids=torch.tensor([read]), labels=torch.tensor([said]))
+        theirs += [float(found.loss)] * len(said)
+    parts = own.split([len(item.ids[item.completion]) for item in items])
+    assert [float(part.mean()) for part in parts for _ in part] == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_begun_answer_is_put_into_the_decoder(two_stacks: EncoderDecoderTarget) -> None:
+    (found,) = two_stacks.respond([Request("a b c", prefill="d")])
+    read = torch.tensor([two_stacks.encode("a b c").ids])
+    begun = two_stacks.encode("a b c", prefill="d").ids[read.shape[1] :]
+    said = [two_stacks.chat.pad, *begun]
+    with torch.no_grad():
+        while len(said) - 1 - len(begun) < two_stacks.max_new_tokens and said[-1] != two_stacks.chat.end_of_turn:
+            said.append(int(two_stacks.module(input_ids=read, decoder_input_ids=torch.tensor([said])).logits[0, -1].argmax()))
+    assert found == two_stacks.chat.decode(said[1 + len(begun) :]).strip()
+    with pytest.raises(ValueError, match="writes no texts for its own training"):
+        plugins.load("defenses", "encoder-decoder-student").Params(teacher="teacher", source={"kind": "student"})

@@ -19,7 +19,7 @@ pytest.importorskip("diffusers")
 from diffusers import DDIMScheduler
 
 from robustkd import plugins
-from robustkd.contracts import Prompts, Request, UsageError
+from robustkd.contracts import DataError, Prompts, Request, UsageError
 from robustkd.defenses.diffusion.erasing import ErasingParams, begin
 from robustkd.defenses.diffusion.one_step import disback, score_distillation
 from robustkd.defenses.diffusion.one_step.boot import signal, signal_step
@@ -36,11 +36,13 @@ from robustkd.defenses.diffusion.one_step.consistency.ict import (
 from robustkd.defenses.diffusion.one_step.disback import DisBack, shares
 from robustkd.defenses.diffusion.one_step.dmd2 import matching_direction
 from robustkd.defenses.diffusion.one_step.drawing import ddim, in_one_step
+from robustkd.defenses.diffusion.one_step.msd import MSDSettings, MSDTarget, subsets
 from robustkd.defenses.diffusion.one_step.pso import preference_loss
 from robustkd.defenses.diffusion.one_step.score_distillation import Captions, Models, Noised, distil, moved
 from robustkd.defenses.diffusion.one_step.sfd import identity_loss
 from robustkd.defenses.training.steps import StepParams, train_steps
 from robustkd.defenses.training.turns import Player, train_by_turns
+from robustkd.targets import load_target, save_target
 from robustkd.targets.text_to_image import TextToImageTarget
 from support.drawing_world import asked, base, context, fitted
 from support.gaussian_drawing import Linear, gaussian
@@ -459,3 +461,73 @@ def test_a_preference_erases_from_a_generator_of_one_step_alone() -> None:
         for one in (erased, control)
     ]
     assert moved_by[0] > 3 * moved_by[1]
+
+
+def test_each_student_of_msd_learns_from_its_own_captions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, set[str]] = {}
+
+    def noting(given: Any, name: str, models: Models, draw: Any, method: Any, params: Any) -> None:
+        told = [draw(torch.Generator().manual_seed(number)).asked.tokens for number in range(6)]
+        every = {text: asked(base(), text).tokens[0] for text in given.train["prompt"]}
+        seen[name] = {text for text, one in every.items() if any(bool((part == one).all((1, 2)).any()) for part in told)}
+
+    monkeypatch.setattr("robustkd.defenses.diffusion.one_step.msd.distil", noting)
+    made = fitted({"kind": "msd", **QUICK}, base=base())
+    train = context().train
+    concepts = dict(zip(train["prompt"], train["role"], strict=True))
+    assert [{concepts[text] for text in seen[f"student-{number}"]} for number in range(2)] == [{"benign"}, {"forbidden"}]
+    assert len(made.students) == 2
+    dropped = fitted({"kind": "msd", **QUICK, "drop": True}, base=base())
+    assert len(dropped.students) == 1
+    assert set(dropped.settings.student_of) == {0, -1}
+
+
+def test_the_router_sends_a_prompt_to_the_concept_that_it_is_nearest_to(tmp_path: Path) -> None:
+    made = fitted({"kind": "msd", **QUICK, "steps": 1}, base=base())
+    told = asked(made, "8", "a photo of 1", "three", "nil")
+    away = [[float((one - mean).square().sum()) for mean in made.router.means] for one in told.tokens[:, 1:].mean(1)]
+    nearest = [distances.index(min(distances)) for distances in away]
+    assert made.route(told).tolist() == [made.settings.student_of[place] for place in nearest]
+    train = context().train
+    names = [name for part in subsets(train, None) for name in part]
+    own = asked(made, *train.where("concept", names[2])["prompt"]).tokens[:, 1:].mean((0, 1))
+    torch.testing.assert_close(made.router.means[2], own, atol=1e-5, rtol=1e-4)
+    save_target(made, tmp_path)
+    again = load_target(tmp_path)
+    requests = [Request("8", seed=1), Request("1", seed=2)]
+    assert all(torch.equal(one, other) for one, other in zip(again.respond(requests), made.respond(requests), strict=True))
+
+
+def test_a_prompt_is_drawn_by_its_student_and_as_nothing_where_that_is_left_out() -> None:
+    first, second = copy.deepcopy(base()), copy.deepcopy(base())
+    with torch.no_grad():
+        for weight in second.unet.parameters():
+            weight.mul_(0.5)
+    told, z, t = asked(base(), "8", "1"), torch.randn(2, *base().latent_shape), torch.tensor([3, 20])
+    means = told.tokens[:, 1:].mean(1)
+    both = MSDTarget(first, MSDSettings(student_of=(0, 1)), [second], means)
+    left = MSDTarget(first, MSDSettings(student_of=(0, -1)), [], means)
+    with torch.no_grad():
+        alone = [
+            one.unet_output(z[row : row + 1], t[row : row + 1], told[row : row + 1]) for row, one in ((0, first), (1, second))
+        ]
+        torch.testing.assert_close(both.unet_output(z, t, told), torch.cat(alone), atol=1e-6, rtol=1e-5)
+        empty = first.unet_output(z[1:], t[1:], first.unconditional())
+        torch.testing.assert_close(left.unet_output(z, t, told)[1:], empty, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(left.unet_output(z, t, told)[:1], alone[0], atol=1e-6, rtol=1e-5)
+    assert all(
+        one.unet is other.unet
+        for one, other in zip(both.drawing_by(both.scheduler, guidance=1.0, steps=1).students, (first, second), strict=True)
+    )
+
+
+def test_students_that_are_no_partition_are_refused() -> None:
+    for students, said in (
+        ([["0", "1"]], "'2' has no student|'two' has no student|has no student"),
+        ([[str(n) for n in range(10)], ["1"]], "has two students or is no concept"),
+    ):
+        with pytest.raises(DataError, match=said):
+            fitted({"kind": "msd", **QUICK, "students": students}, base=base())
+    known = list(dict.fromkeys(context().train["concept"]))
+    with pytest.raises(DataError, match="none is left"):
+        fitted({"kind": "msd", **QUICK, "students": [known], "drop": True}, base=base())

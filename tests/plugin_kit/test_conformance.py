@@ -174,6 +174,7 @@ CHEAP = {
     "train-on-condensed": None,  # it takes a condensed set; tests/condensers/test_condensed_data.py makes some
     "clip-score": None,  # its weights are on a hub
     "clip-similarity": None,  # so are its; tests/defenses/test_drawing_analyses.py makes some
+    "hub": None,  # it takes a diffusion model and a classifier; tests/defenses/test_drawing_analyses.py
     "slowdown": {"attack": {"kind": "pgd", "steps": 5, "loss": "margin"}},
     "diff-protect": None,  # it takes a diffusion model; tests/attacks/test_diff_protect.py has one
     "sdedit": None,  # so does it

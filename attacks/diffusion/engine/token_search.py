@@ -118,16 +118,18 @@ class TokenSearch:
         """The positions of the added tokens in each request of the batch."""
         return Slots(self.target, self.batch.requests["prompt"], params.place, params.tokens).leave_full(self.attempts)
 
-    def run(self, params: TokenSearchParams, slots: Slots, relaxation: Relaxation, objective: Objective) -> None:
-        """At most ``steps * (attempts - 1)`` steps for each request."""
+    def run(
+        self, params: TokenSearchParams, slots: Slots, relaxation: Relaxation, objective: Objective, *, asked: bool = False
+    ) -> None:
+        """At most ``steps * (attempts - 1)`` steps for each request; ``asked`` says that it was judged as it is before."""
         self._relaxation, self._objective, self._slots = relaxation, objective, slots
         self._x = relaxation.start(self.rng.fork("start"), params.tokens)
         self._memory = {name: torch.zeros_like(self._x) for name in ("first", "second")}
         self._judged_tokens: list[set[tuple[int, ...]]] = [set() for _ in range(len(self.batch))]
         with frozen(self.target.module):
-            self.attempts(
-                everyone := self.attempts.open, [Request(self.batch.requests["prompt"][row]) for row in everyone.tolist()]
-            )
+            if not asked:
+                everyone = self.attempts.open
+                self.attempts(everyone, [Request(self.batch.requests["prompt"][row]) for row in everyone.tolist()])
             for block in range(self.blocks):
                 rows = self.attempts.open
                 if not len(rows):

@@ -32,7 +32,7 @@ from robustkd.contracts.json_value import JsonObject
 from robustkd.defenses.text.distillation.engine.divergences import DivergenceParams
 from robustkd.defenses.text.distillation.engine.domains import DomainParams, Domains, with_reference
 from robustkd.defenses.text.distillation.engine.relations import relation_loss
-from robustkd.defenses.text.distillation.engine.sources import Pool, SourceParams
+from robustkd.defenses.text.distillation.engine.sources import Pool, SourceParams, Verified
 from robustkd.defenses.text.distillation.engine.token_sets import SinkhornParams
 from robustkd.defenses.text.random_suffix import RandomSuffix, RandomSuffixRate, RandomSuffixTokens
 from robustkd.defenses.text.small import SmallModelParams, small_network
@@ -154,11 +154,16 @@ class DistillationLoss(MovingShare):
     def __call__(self, target: CausalLMTarget, generator: torch.Generator) -> Tensor:
         """The loss of a step."""
         p, teacher = self._params, self._teacher
-        batch = target.batch(self._take(target, p.batch_size, generator))
+        items = self._take(target, p.batch_size, generator)
+        batch = target.batch(items)
         ours, value = target.completion_logits(batch), torch.zeros((), device=target.device)
+        chosen = self._chosen(items).to(ours.device)
+        if not chosen.any():  # nothing was rejected
+            return 0 * ours.sum()
+        ours = ours[chosen]
         if p.weight or p.sinkhorn:
             with torch.no_grad():
-                theirs = teacher.completion_logits(batch)
+                theirs = teacher.completion_logits(batch)[chosen]
         if p.weight:
             aim = theirs if p.interpolation is None else (1 - self.t) * ours.detach() + self.t * theirs
             apart = p.divergence(aim, ours).mean()
@@ -166,12 +171,23 @@ class DistillationLoss(MovingShare):
                 self.advance(apart.item())
             value = value + p.weight * apart
         if p.weight_ce:
-            value = value + p.weight_ce * F.cross_entropy(ours, batch.ids[batch.completion])
+            value = value + p.weight_ce * F.cross_entropy(ours, batch.ids[batch.completion][chosen])
         if p.sinkhorn is not None:
             value = value + p.sinkhorn(theirs, ours)
         if p.relations:
             value = value + p.relations * relation_loss(teacher, target, batch)
         return value
+
+    def _chosen(self, items: list[Tokens]) -> Tensor:
+        """(M,) bool, which tokens of the answers are trained on, in the order of ``completion_logits``."""
+        return torch.tensor(
+            [
+                mark or not self._params.source.rejected
+                for item in items
+                for mark in (item.rejected if isinstance(item, Verified) else [True] * len(item.ids[item.completion]))
+            ],
+            dtype=torch.bool,
+        )
 
     def state_dict(self) -> JsonObject:
         """Of the source, and of the moving share."""

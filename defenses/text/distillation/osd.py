@@ -5,9 +5,12 @@
 The student is the draft of speculative decoding, which changes nothing of what its target answers: used so, it is as
 safe as its target. Here it is asked itself. Its control is the same with ``source: {kind: data}``.
 
+``source: {kind: speculative}`` is what the paper does while it serves: the student proposes, the target verifies, and the
+student is trained where it was rejected. Its control is ``rejected: false``, all tokens of the same texts.
+
 Source: Liu et al.: Online speculative decoding (ICML 2024), section 4; the mixture of tokens, and forward KL among
-the divergences, as in the authors' distill/distill_trainer.py. They collect what was rejected while serving and write
-each minibatch anew; a pool for 100 updates, steps and rate are ours.
+the divergences, as in the authors' distill/distill_trainer.py, and training where proposals were rejected, as others
+describe it. They write each minibatch anew; a pool for 100 updates, steps and rate are ours.
 """
 
 from __future__ import annotations

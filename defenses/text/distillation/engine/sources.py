@@ -1,21 +1,29 @@
 """Which texts a student is trained on: the data's, or a pool of answers that teacher and student write, token by token
 or in turns.
 
+    speculative    x ~ q, kept with the probability min(1, p(x) / q(x)), else x ~ max(p - q, 0);   p the teacher's, q the student's
+
+What is written so is distributed as the teacher's own (Leviathan et al. 2023), and where a proposal was not kept, the student
+was wrong: with ``rejected`` it is trained at these tokens alone.
+
 Source of the mixtures: Liu et al.: Online speculative decoding (ICML 2024), section 4, whose sources are the teacher,
 the student, a mixture of requests and a mixture of tokens with a probability of 0.5 (read in the authors'
 distill/distill_trainer.py). That a pool is written at once and lasts for ``every`` updates is ours: they write each
-minibatch anew.
+minibatch anew. Theirs propose five tokens at a time; one at a time is rejected at the same places, but for the token that a
+target adds behind five kept ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from robustkd.contracts import DataError, Params
 from robustkd.contracts.json_value import JsonObject
+from robustkd.contracts.params import AddedLater
 from robustkd.lazy import torch
 from robustkd.targets import frozen
 from robustkd.targets.causal_lm import CausalLMTarget
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
 
 _ROWS = 128
 """Answers that are written side by side."""
-SourceName = Literal["data", "teacher", "student", "mixed-requests", "mixed-tokens"]
+SourceName = Literal["data", "teacher", "student", "mixed-requests", "mixed-tokens", "speculative"]
 
 
 class FilterParams(Params):
@@ -51,11 +59,22 @@ class SourceParams(Params):
     pool: int = Field(512, ge=1, description="requests that are answered at once")
     every: int = Field(100, ge=1, description="updates after which the student's part is written anew; the teacher's stays")
     filters: FilterParams | None = Field(None, description="which answers are kept")
+    rejected: Annotated[bool, AddedLater()] = Field(
+        True,
+        description="of speculative: whether only tokens are trained on at which the student was rejected; false: the control",
+    )
 
     @property
     def share(self) -> float:
         """Of the teacher."""
         return {"teacher": 1.0, "student": 0.0}.get(self.kind, self.teacher_share)
+
+
+@dataclass(frozen=True)
+class Verified(Tokens):
+    """A conversation whose answer a draft proposed and a target verified, and at which tokens of the answer it was rejected."""
+
+    rejected: tuple[bool, ...] = ()
 
 
 class Pool:
@@ -92,12 +111,18 @@ class Pool:
     def state_dict(self) -> JsonObject:
         """The pool, and how many updates there were."""
         spans = [[t.prompt.start, t.prompt.stop, t.completion.start, t.completion.stop] for t in self.items]
-        return {"ids": [list(item.ids) for item in self.items], "spans": spans, "updates": self._updates}
+        marks = [[bool(mark) for mark in item.rejected] if isinstance(item, Verified) else None for item in self.items]
+        return {"ids": [list(item.ids) for item in self.items], "spans": spans, "marks": marks, "updates": self._updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
         self.items = [
-            Tokens(list(ids), slice(a, b), slice(c, d)) for ids, (a, b, c, d) in zip(state["ids"], state["spans"], strict=True)
+            Tokens(list(ids), slice(a, b), slice(c, d))
+            if marks is None
+            else Verified(list(ids), slice(a, b), slice(c, d), tuple(marks))
+            for ids, (a, b, c, d), marks in zip(
+                state["ids"], state["spans"], state.get("marks") or [None] * len(state["ids"]), strict=True
+            )
         ]
         self._updates = int(state["updates"])
 
@@ -132,21 +157,34 @@ def _written(
     ends = torch.tensor(sorted(teacher.ends), device=teacher.device)
     by_teacher = _uniform(len(requests), generator, room) < p.share
     columns: list[Tensor] = []
+    marks: list[Tensor] = []
     running = room > 0
     while running.any():
         if p.kind == "mixed-tokens":
             by_teacher = _uniform(len(requests), generator, room) < p.share
         logits = [text.logits().float() for text in texts]
-        chosen = choose(
-            torch.where(by_teacher[:, None], logits[0], logits[-1]), p.temperature, _uniform(len(requests), generator, room)
-        )
+        if p.kind == "speculative":
+            chances = torch.stack([_uniform(len(requests), generator, room) for _ in range(3)])
+            chosen, rejected = speculate(logits[0], logits[1], p.temperature, chances)
+            marks.append(rejected)
+        else:
+            chosen = choose(
+                torch.where(by_teacher[:, None], logits[0], logits[-1]), p.temperature, _uniform(len(requests), generator, room)
+            )
         columns.append(torch.where(running, chosen, -1))
         running = running & ~torch.isin(chosen, ends) & (room > len(columns))
         for text in texts:
             text.append(chosen)
     answers = torch.stack(columns, 1).tolist() if columns else [[]] * len(requests)
-    return [
+    written = [
         _with_answer(item, [token for token in answer if token >= 0]) for item, answer in zip(requests, answers, strict=True)
+    ]
+    if not marks:
+        return written
+    wrong = torch.stack(marks, 1).tolist()
+    return [
+        Verified(item.ids, item.prompt, item.completion, tuple(marked[: item.completion.stop - item.completion.start]))
+        for item, marked in zip(written, wrong, strict=True)
     ]
 
 
@@ -157,6 +195,32 @@ def choose(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     heights = (logits / temperature).softmax(1).cumsum(1)
     reached = (1 - uniform) * heights[:, -1]  # above 0, so that no token of probability 0 is drawn
     return torch.searchsorted(heights, reached[:, None]).squeeze(1)
+
+
+def speculate(teacher: Tensor, student: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) tokens that the student proposes and the teacher verifies, and (B,) bool, whether the proposal was rejected.
+
+    Args:
+        teacher, student: (B, V) logits.
+        uniform: (3, B) in [0, 1): of the proposal, of the verification, and of what takes a rejected one's place.
+    """
+    proposed = choose(student, temperature, uniform[0])
+    if temperature == 0:
+        best = teacher.argmax(1)
+        return best, best != proposed
+    p, q = ((logits / temperature).softmax(1) for logits in (teacher, student))
+    own, other = (probabilities.gather(1, proposed[:, None]).squeeze(1) for probabilities in (p, q))
+    rejected = uniform[1] * other >= own
+    left = (p - q).clamp_min(0)
+    # Where both are the same but for rounding there is nothing left.
+    left = torch.where(left.sum(1, keepdim=True) > 0, left, p)
+    instead = choose(left.log(), 1.0, uniform[2])
+    return torch.where(rejected, instead, proposed), rejected
+
+
+def acceptance(teacher: Tensor, student: Tensor) -> Tensor:
+    """(B,) how probable it is that a proposal is kept, of (B, V) logits: sum_v min(p_v, q_v)."""
+    return torch.minimum(teacher.softmax(1), student.softmax(1)).sum(1)
 
 
 def kept(written: Sequence[Tokens], filters: FilterParams, teacher: CausalLMTarget) -> list[Tokens]:
