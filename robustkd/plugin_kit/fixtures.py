@@ -50,7 +50,14 @@ CHANGES: dict[Space, Change] = {
 }
 """A budget of each other kind of change, likewise."""
 
-QUICK_TRAINING = {"model": "tiny-cnn", "student": "tiny-cnn", "epochs": 2, "batch_size": 32}
+QUICK_TRAINING = {
+    "model": "tiny-cnn",
+    "student": "tiny-cnn",
+    "epochs": 2,
+    "batch_size": 32,
+    "contrast_epochs": 2,
+    "cluster_epochs": 2,
+}
 """Training parameters that many defenses have, small."""
 
 

@@ -276,7 +276,7 @@ class Results(Tabular):
                 _leave_out_empty(check, "trace")
             for table in one["analyses"].values():
                 del table["certificate"]  # of each sample; the store has it
-                _leave_out_empty(table, "parts")
+                _leave_out_empty(table, "parts", "standing")
         if not told["served"]:
             del told["served"]
         told["claims"] = [asdict(claim) for claim in self.claims]
