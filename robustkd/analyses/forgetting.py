@@ -97,10 +97,11 @@ class Forgetting(Analysis):
             "average_accuracy": _average(clean, tasks),
             "average_robustness": _average(held, tasks),
         }
+        said = specs[0].kind if len(specs) == 1 else f"{len(specs)} attacks ({', '.join(spec.kind for spec in specs)})"
         faster = figures["kept_accuracy_same_classes"] - figures["kept_robustness_same_classes"]
         return Table(
             caption=f"accuracy of the network after each task on the {len(samples)} images of each task so far, clean and under "
-            f"{' and '.join(spec.kind for spec in specs)} on that network ({threat.norm}, eps {threat.eps:.4g}); 0 where the task "
+            f"{said} on that network ({threat.norm}, eps {threat.eps:.4g}); 0 where the task "
             "had not come; last row: the last network, when it may answer only the classes that were there after each task",
             rows=[*(f"after task {number}" for number in range(1, count + 1)), "at the end, same classes"],
             columns=[f"{kind} {number}" for kind in ("clean", "attacked") for number in range(1, count + 1)],

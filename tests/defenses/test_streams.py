@@ -221,7 +221,7 @@ def test_a_further_attack_can_only_take_away():
     first, second, third = (np.array(table.values) for table in (alone, both, strong))
     assert (second <= first).all()
     assert (second <= third + 1e-9).all()
-    assert "fgsm and pgd" in both.caption
+    assert "2 attacks (fgsm, pgd)" in both.caption
 
 
 def test_what_was_not_trained_in_tasks_is_refused():
