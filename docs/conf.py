@@ -47,6 +47,7 @@ NAVIGATION = {
         "encoders",
         "distilled-data",
         "adaptive-networks",
+        "streams",
         "language-models",
         "endpoints",
         "diffusion",

@@ -34,6 +34,8 @@ def decay(settings: TrainParams, epoch: int) -> float:
     ``steps`` counts the milestones passed rather than dividing again and again, so that a resumed training and a second
     milestone cannot go wrong.
     """
+    if settings.infinite is not None:
+        return settings.infinite.rate(epoch / settings.epochs)
     if settings.schedule == "constant":
         return 1.0
     if settings.schedule == "cosine":

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from robustkd.contracts import ModelName, Params
 from robustkd.contracts.params import AddedLater, ModelParams
+from robustkd.defenses.training.infinite import InfiniteParams
 
 Augmentation = Literal["none", "crop-flip"]
 
@@ -32,6 +33,9 @@ class TrainParams(Params):
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
     weight_decay: float = Field(5e-4, ge=0, description="L2 penalty (decoupled for adamw)")
     schedule: Literal["constant", "cosine", "steps"] = Field("steps", description="how the learning rate falls over the epochs")
+    infinite: Annotated[InfiniteParams | None, AddedLater()] = Field(
+        None, description="in place of `schedule`: one that any number of trainings can go on from"
+    )
     milestones: tuple[int, ...] | None = Field(
         None,
         description="for steps: after how many epochs the rate is multiplied by gamma; default the paper's shares",
@@ -68,6 +72,12 @@ class TrainParams(Params):
             raise ValueError(
                 f"milestone {given[-1]} is never reached in {self.epochs} epochs; left out, they keep the paper's shape"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> TrainParams:
+        if self.infinite is not None and self.milestones is not None:
+            raise ValueError("milestones belong to schedule: steps, and infinite takes the place of any schedule")
         return self
 
     @model_validator(mode="after")

@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from typing_extensions import override
 
 from robustkd.contracts import FitContext, Params, Samples
 from robustkd.contracts.json_value import JsonObject
 from robustkd.contracts.params import AddedLater
 from robustkd.defenses.training.checkpoint import Checkpoint, grouped
+from robustkd.defenses.training.infinite import InfiniteParams
 from robustkd.defenses.training.loop import CHECKPOINT_SECONDS, FORMAT, Training, run
 from robustkd.lazy import torch
 from robustkd.targets.training import adamw
@@ -33,41 +34,6 @@ REPORTS = 20
 """How often a training reports: so many times, evenly."""
 MEASURE_STEPS = 10
 """What is measured beside the loss may cost as much as a few steps: so many lie between."""
-
-
-class InfiniteParams(Params):
-    """An infinite schedule: behind the rise the rate falls to a constant one, at which a training can go on with any data, and only
-    the last steps anneal it for what is deployed. ``anneal: 0`` leaves a model that the next training goes on with.
-
-    Source: the infinite learning-rate schedules of continual pre-training, such as Singh et al.: Beyond cosine decay (2025), as others
-    describe them; the shares are ours.
-    """
-
-    constant: float = Field(0.3, gt=0, le=1, description="eta_const, the rate that it stays at, to lr")
-    lowest: float = Field(0.01, gt=0, le=1, description="eta_min, the rate that it ends at, to lr")
-    cooldown: float = Field(
-        0.3, ge=0, lt=1, description="share of the steps behind the rise in which it falls, along half a cosine"
-    )
-    anneal: float = Field(
-        0.2, ge=0, lt=1, description="share of them, the last ones, in which it falls exponentially to the lowest"
-    )
-
-    @model_validator(mode="after")
-    def _in_this_order(self) -> InfiniteParams:
-        if self.cooldown + self.anneal > 1:
-            raise ValueError(f"cooldown {self.cooldown:g} and anneal {self.anneal:g} are more than all steps")
-        if self.lowest > self.constant:
-            raise ValueError(f"the lowest rate {self.lowest:g} is above the constant one, {self.constant:g}")
-        return self
-
-    def rate(self, done: float) -> float:
-        """The factor on ``lr`` when this share of the steps behind the rise is done."""
-        if done < self.cooldown:
-            return self.constant + (1 - self.constant) * 0.5 * (1 + math.cos(math.pi * done / self.cooldown))
-        left = 1 - self.anneal
-        if done <= left:
-            return self.constant
-        return self.constant * (self.lowest / self.constant) ** ((done - left) / self.anneal)
 
 
 class StepParams(Params):

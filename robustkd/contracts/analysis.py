@@ -48,6 +48,7 @@ class Table:
         metrics: the table in a few numbers, by names that may be metrics in MLflow.
         certificate: what the analysis proved of each sample, if it proves anything; the campaign shows it as a bracket.
         parts: how many of the first columns are the parts of a whole, in an order; a picture shows them as one bar.
+        standing: whether a value is the share of samples that stand, in [0, 1], such as an accuracy.
     """
 
     caption: str
@@ -58,6 +59,7 @@ class Table:
     metrics: dict[str, float] = field(default_factory=dict)
     certificate: Certificate | None = None
     parts: int = 0
+    standing: bool = False
 
 
 class Analysis(TargetHolder, ABC, Generic[AnalysedTarget, AnalysedBatch]):

@@ -56,6 +56,8 @@ QUICK_TRAINING = {
     "epochs": 2,
     "batch_size": 32,
     **dict.fromkeys(("finish_epochs", "gate_epochs", "meta_epochs", "pretrain_epochs"), 1),
+    "contrast_epochs": 2,
+    "cluster_epochs": 2,
 }
 """Training parameters that many defenses have, small."""
 

@@ -158,14 +158,15 @@ def _measures(found: Measures) -> str:
         return ""
     lines = ([escape(defense), *values] for defense, values in found.rows)
     table = _table(["defense", *map(escape, found.names)], "l" + "r" * len(found.names), lines)
-    return f"## What the analyses found\n\n{table}\n\nAccuracies and other shares in percent."
+    spread = " In brackets: the 95 % interval of the mean over the seeds (Student's t)." if found.intervals else ""
+    return f"## What the analyses found\n\n{table}\n\nAccuracies and other shares in percent.{spread}"
 
 
 def _analysis(shown: ShownTable) -> str:
     table = shown.table
     lines = ([escape(name), *(shown.text(value) for value in row)] for name, row in zip(table.rows, table.values, strict=True))
     drawn = _table(["", *map(escape, table.columns)], "l" + "r" * len(table.columns), lines)
-    unit = "In percent: " if table.shares else ""
+    unit = "In percent: " if shown.in_percent else ""
     return f"## {escape(shown.defense)}: {escape(shown.analysis)}\n\n{drawn}\n\n{unit}{escape(table.caption)}."
 
 

@@ -304,6 +304,9 @@ class Results(Tabular):
                 del table["certificate"]  # of each sample; the store has it
                 _leave_out_empty(table, "parts")
         _leave_out_empty(told, "served", "gates", "undefended")
+                _leave_out_empty(table, "parts", "standing")
+        if not told["served"]:
+            del told["served"]
         told["claims"] = [asdict(claim) for claim in self.claims]
         return told | {"attacks": {name: attack.to_dict() for name, attack in self.attacks.items()}}
 

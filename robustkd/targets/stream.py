@@ -9,6 +9,7 @@ from typing_extensions import override
 from robustkd.contracts import Card
 from robustkd.contracts.json_value import JsonObject
 from robustkd.targets.cards import target_from_card
+from robustkd.targets.classifier import ClassifierTarget
 from robustkd.targets.image import ImageTarget
 
 
@@ -37,6 +38,14 @@ class StreamTarget(ImageTarget):
         masked = [Masked(one.module, classes, last.num_classes) for one, classes in zip(after, seen, strict=True)]
         super().__init__(Snapshots(masked), num_classes=last.num_classes, input_shape=last.input_shape, bounds=last.bounds)
         self.after, self.tasks = tuple(after), tuple(tuple(task) for task in tasks)
+
+    def among(self, place: int) -> ClassifierTarget:
+        """The network after the last task when it may answer only the classes that were there after task ``place``, from 0."""
+        from robustkd.models.snapshots import Masked  # late: it imports torch
+
+        classes = [number for task in self.tasks[: place + 1] for number in task]
+        module = Masked(self.after[-1].module, classes, self.num_classes).eval()
+        return ClassifierTarget(module, num_classes=self.num_classes, input_shape=self.input_shape, bounds=self.bounds)
 
     @override
     def card(self) -> JsonObject:

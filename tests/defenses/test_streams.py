@@ -187,6 +187,17 @@ def test_the_matrix_of_linear_networks_is_the_analytic_one():
                 held[place, row] = all(m > eps * np.abs(w[y[row]] - w[c]).sum() for m, c in zip(margins, rivals, strict=True))
     task = (y >= 2).astype(int)
     expected = [[found[i, task == j].mean() for found in (right, held) for j in range(2)] for i in range(2)]
+    # The last network among the classes of the first task, on its images; in the last task all classes are there.
+    w, ours = target.after[1].module[1].weight.detach().numpy().astype(float), y < 2
+    lead = np.where(y == 0, 1, -1) * (x @ (w[0] - w[1]))
+    same = [lead > 0, lead > eps * np.abs(w[0] - w[1]).sum()]
+    expected.append(
+        [
+            share
+            for found, last in zip(same, (right, held), strict=True)
+            for share in (found[ours].mean(), last[1, ~ours].mean())
+        ]
+    )
     np.testing.assert_allclose(table.values, expected, atol=0.011)  # between four classes an attack may miss one image
     old = task == 0
     assert table.metrics["kept_accuracy"] == pytest.approx(right[1, old].mean() / right[0, old].mean())
@@ -195,11 +206,31 @@ def test_the_matrix_of_linear_networks_is_the_analytic_one():
     assert table.metrics["forgotten_accuracy"] == pytest.approx(right[0, old].mean() - right[1, old].mean())
     assert table.metrics["average_accuracy"] == pytest.approx((right[0, old].mean() + right[1].mean()) / 2)
     assert table.metrics["kept_robustness"] == pytest.approx(held[1, old].mean() / held[0, old].mean(), abs=0.03)
+    kept = [same[0][old].mean() / right[0, old].mean(), same[1][old].mean() / held[0, old].mean()]
+    assert table.metrics["kept_accuracy_same_classes"] == pytest.approx(kept[0])
+    assert table.metrics["kept_robustness_same_classes"] == pytest.approx(kept[1], abs=0.03)
+    assert table.metrics["robustness_forgotten_faster"] == pytest.approx(kept[0] - kept[1], abs=0.03)
+
+
+def test_a_further_attack_can_only_take_away():
+    target, batch, threat = stream(), samples(60), ThreatModel(eps=0.1)
+    weak = ForgettingParams(attack={"kind": "fgsm"})
+    alone = Forgetting(weak).run(target, batch, threat, 0)
+    both = Forgetting(ForgettingParams(attack="fgsm", further=["pgd"])).run(target, batch, threat, 0)
+    strong = Forgetting(ForgettingParams(attack="pgd")).run(target, batch, threat, 0)
+    first, second, third = (np.array(table.values) for table in (alone, both, strong))
+    assert (second <= first).all()
+    assert (second <= third + 1e-9).all()
+    assert "2 attacks (fgsm, pgd)" in both.caption
 
 
 def test_what_was_not_trained_in_tasks_is_refused():
     with pytest.raises(TargetError, match="not trained in tasks"):
         Forgetting(ForgettingParams()).run(linear_network(np.eye(4)), samples(), ThreatModel(eps=0.1), 0)
+    with pytest.raises(TargetError, match="not trained in tasks"):  # one task: nothing came after it
+        Forgetting(ForgettingParams()).run(
+            StreamTarget([linear_network(np.eye(4))], [(0, 1)]), samples(), ThreatModel(eps=0.1), 0
+        )
     few = samples().select(torch.tensor([0, 1, 4]))
     with pytest.raises(TargetError, match="no image of task 2"):
         Forgetting(ForgettingParams()).run(stream(), few, ThreatModel(eps=0.1), 0)

@@ -89,7 +89,8 @@ def tabulates(subject: Subject) -> None:
     )
     values = np.array(table.values, dtype=float)
     require(bool(np.isfinite(values).all()), "a value is not finite", "leave out what cannot be computed")
-    require(not table.shares or bool(((values >= 0) & (values <= 1)).all()), "shares lie outside [0, 1]", "or set shares=False")
+    told = table.shares or table.standing
+    require(not told or bool(((values >= 0) & (values <= 1)).all()), "shares lie outside [0, 1]", "or set shares=False")
     bad = [name for name in table.metrics if not _METRIC.fullmatch(name)]
     require(not bad, f"MLflow takes no metric called {bad[:1]}", "letters, digits, _ . / - and spaces")
     require(bool(table.caption), "the table has no caption", "say what a value is, and of how many samples")
