@@ -4,7 +4,7 @@ import pytest
 
 from robustkd.campaigns.file import presets, spec
 
-THREE_SEEDS = {"distilled-generators-small", "refusal-distillation-small"}  # its models are tiny
+THREE_SEEDS = {"distilled-generators-small", "refusal-distillation-small", "text-detectors-small"}  # its models are tiny
 COMPARED = {"ard", "rslad", "iad", "adaad", "mtard", "ciard", "kd"}
 
 
