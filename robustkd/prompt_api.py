@@ -145,7 +145,7 @@ class _Evaluator:
     def report(self, found: Evaluation[PromptOutcome]) -> PromptAttackReport:
         """What an attack found."""
         benign = None if self.batch.benign is None else self.batch.benign.complied
-        return PromptAttackReport(found.outcome, tuple(found.transcripts), benign)
+        return PromptAttackReport(found.outcome, tuple(found.transcripts), benign, found.harmless_alarms)
 
 
 def attack_requests(attack: AttackLike, asked: Asked) -> PromptAttackReport:

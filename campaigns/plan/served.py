@@ -47,13 +47,16 @@ def served_requests(plan: Plan, finished: Collection[str] = ()) -> list[ServedRe
             attempts, asked = (n * most for most in _most(plan, cell))
             count[cell.defense] += attempts
             count.update(dict.fromkeys(cell.others, asked))
-            for place, judge in enumerate(campaign.judges.values()):  # the first judges each attempt, the others the last one
-                count.update(dict.fromkeys(judge.references, n if place else attempts + n))
+            # The first judges each attempt, and behind guards what the model alone makes of it as well; the others the last one.
+            judged = attempts * (2 if campaign.defenses[cell.defense].plugin.asks() else 1) + n
+            for place, judge in enumerate(campaign.judges.values()):
+                count.update(dict.fromkeys(judge.references, n if place else judged))
     begun = sum(bool(text) for text in plan.data.test.get("prefill"))
     for defense, _ in prepared:
         unattacked = n + begun + benign
         count[defense] += unattacked
-        count.update(dict.fromkeys(next(iter(campaign.judges.values())).references if campaign.judges else (), unattacked))
+        judged = unattacked + (benign if campaign.defenses[defense].plugin.asks() else 0)
+        count.update(dict.fromkeys(next(iter(campaign.judges.values())).references if campaign.judges else (), judged))
     for name in reversed(training_order(campaign)):
         for part, times in campaign.defenses[name].plugin.asks().items():
             count[part] += times * count[name]

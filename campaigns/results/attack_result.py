@@ -65,13 +65,18 @@ def attack_result(
         draws=outcome.draws,
         curve=accuracy_curve([record], {eps, *use.curve}, everywhere=measures_every_eps(use.plugin)),
         by_queries=by_queries(use.plugin, outcome),
-        detection=outcome.detection,
+        detection=outcome.detection_beside(_harmless_alarms(entry)),
     )
 
 
 def clean_shares(entry: Entry, clean_share: np.ndarray, modality: Modality) -> np.ndarray:
     """What the clean accuracy is the mean of, (M,): see ``ModalityEvaluation.clean``."""
     return evaluation_of(modality).clean(clean_share, entry.noted(AttackMeta).benign)
+
+
+def _harmless_alarms(entry: Entry) -> np.ndarray | None:
+    alarms = entry.noted(AttackMeta).harmless_alarms
+    return None if alarms is None else np.array(alarms)
 
 
 def _agreement(said: Sequence[Transcript]) -> dict[str, float]:

@@ -115,6 +115,7 @@ class AttackMeta(CellMeta):
         passes: forward and backward passes over all samples.
         precision: in which gradients were taken.
         benign: of a model that is asked, which harmless requests it complied with.
+        harmless_alarms: of a local language model with guards, how far each harmless request is above what they let pass.
     """
 
     kind: Literal["attack"] = "attack"
@@ -124,6 +125,7 @@ class AttackMeta(CellMeta):
     passes: list[int] | None = None
     precision: str | None = None
     benign: list[bool] | None = None
+    harmless_alarms: list[float] | None = None
 
     @property
     def plugin(self) -> str:

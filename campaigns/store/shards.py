@@ -52,6 +52,7 @@ class ShardFiles:
                 torch.from_numpy(arrays["clean"]) if "clean" in arrays else None,
                 arrays.get("benign"),
                 torch.from_numpy(arrays["logits"]) if "logits" in arrays else None,
+                arrays.get("harmless_alarms"),
             )
             self.seconds += float(arrays["seconds"][0])
         except (OSError, SafetensorError, KeyError, ValueError, TypeError):
@@ -72,6 +73,8 @@ class ShardFiles:
             arrays["clean"] = np.ascontiguousarray(found.clean.numpy())
         if found.benign is not None:
             arrays["benign"] = found.benign
+        if found.harmless_alarms is not None:
+            arrays["harmless_alarms"] = found.harmless_alarms
         if found.logits is not None:
             arrays["logits"] = found.logits.numpy()
         content = save(arrays)

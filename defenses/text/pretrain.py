@@ -1,19 +1,20 @@
 """A small language model that learns the campaign's world from scratch, and answers whatever it is asked.
 
-    min_w  mean -log p(response | prompt)
+    min_w  mean -log p(response | prompt)  +  lambda * mean -log p(prompt)
 
-It withstands nothing: it is what is to be made safe.
+It withstands nothing: it is what is to be made safe. With lambda (``request_weight``) it knows what requests look like, as a model must that
+a filter of perplexity reads with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import with_suffix
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.contracts import AddedLater, Defense, FitContext, Modality, Prompts
 from robustkd.defenses.text.random_suffix import RandomSuffix, RandomSuffixRate, RandomSuffixTokens
 from robustkd.defenses.text.small import SmallModelParams, small_model
 from robustkd.defenses.text.training import (
@@ -44,6 +45,9 @@ class KnowledgeParams(TextStepParams):
     )
     random_suffix_rate: RandomSuffixRate = 0.3
     random_suffix_tokens: RandomSuffixTokens = 8
+    request_weight: Annotated[float, AddedLater()] = Field(
+        0.0, ge=0, description="lambda, of the words of the requests themselves, without random ones behind them"
+    )
 
 
 class LMPretrainParams(SmallModelParams, KnowledgeParams):
@@ -90,7 +94,10 @@ def lm_loss(context: FitContext[Prompts], target: CausalLMTarget, params: Knowle
 
     def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:
         items = facts.take(facts.draw(told, generator)) + tasks.take(tasks.draw(batch_size - told, generator))
-        return cross_entropy(target, target.batch(list(map(with_suffix, items, suffix.draw(len(items), generator)))))
+        answers = cross_entropy(target, target.batch(list(map(with_suffix, items, suffix.draw(len(items), generator)))))
+        if not params.request_weight:
+            return answers
+        return answers + params.request_weight * cross_entropy(target, target.batch([item.reading() for item in items]))
 
     return loss
 

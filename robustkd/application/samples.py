@@ -27,7 +27,7 @@ class SampleCollector:
     def add(self, cell: AttackCell, record: AttackRecord) -> None:
         """Add the samples of one finished attack cell."""
         outcome, key = record.outcome, (cell.defense, cell.seed)
-        self._rejects |= outcome.detection is not None
+        self._rejects |= isinstance(outcome, ImageOutcome) and outcome.detection is not None
         shown = presentation(self._plan.data.modality)
         if key not in self._parts:
             before = shown.before(outcome)

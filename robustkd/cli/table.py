@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustkd.cli.options import console, tell
-from robustkd.reporting.detection import HEAD, detection_rows
+from robustkd.reporting.detection import detection_rows, detection_terms
 from robustkd.reporting.page import cost
 from robustkd.reporting.pairwise import undecided
 from robustkd.reporting.presentation import terms_of
@@ -185,7 +185,7 @@ def _print_detection(results: Results, screen: Console) -> None:
         columns = [
             _Column("defense", [row.defense for row in rows], "left"),
             _Column("attack", [row.attack for row in rows], "left"),
-            *(_Column(name, [row.values[place] for row in rows]) for place, name in enumerate(HEAD)),
+            *(_Column(name, [row.values[place] for row in rows]) for place, name in enumerate(detection_terms(results).head)),
         ]
         screen.print("", _table(columns), sep="\n")
 

@@ -234,11 +234,16 @@ Answering = TypeVar("Answering", bound=GenerativeTarget, default=GenerativeTarge
 
 @dataclass(frozen=True, eq=False)
 class Responses:
-    """Requests, the target's outputs, and whether each gives what its request asks for, (N,) bool."""
+    """Requests, the target's outputs, and whether each gives what its request asks for, (N,) bool.
+
+    Attributes:
+        alarms: of a local language model with guards, (N,) how far each request is above what they let pass; else None.
+    """
 
     requests: Prompts
     outputs: Sequence[Any]
     complied: np.ndarray
+    alarms: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)

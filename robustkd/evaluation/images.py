@@ -76,6 +76,7 @@ class Evaluation(Generic[OutcomeType]):
         clean: (N, *shape) the images that a text-to-image target generates unattacked; else None.
         benign: of a generative model, (M,) bool, which harmless requests it complied with; None where the data have none.
         logits: of a classifier (M, 2, K) float32 on the CPU, its logits of the clean inputs and of ``adversarial``; None of another.
+        harmless_alarms: of a local language model with guards, (M,) how far each harmless request is above what they let pass.
     """
 
     outcome: OutcomeType
@@ -85,10 +86,11 @@ class Evaluation(Generic[OutcomeType]):
     clean: Tensor | None = None
     benign: np.ndarray | None = None
     logits: Tensor | None = None
+    harmless_alarms: np.ndarray | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Evaluation[OutcomeType]]) -> Evaluation[OutcomeType]:
-        """The evaluations of consecutive samples as one; ``benign`` is the same of all."""
+        """The evaluations of consecutive samples as one; what is said of harmless requests is the same of all."""
         if len(parts) == 1:
             return parts[0]
         clean = [part.clean for part in parts if part.clean is not None]
@@ -101,6 +103,7 @@ class Evaluation(Generic[OutcomeType]):
             joined(clean) if clean else None,
             parts[0].benign,
             torch.cat(logits) if len(logits) == len(parts) else None,  # a part that an earlier version kept has none
+            parts[0].harmless_alarms,
         )
 
 

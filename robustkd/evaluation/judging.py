@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar, Self
 
 import numpy as np
+from typing_extensions import override
 
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Target, ThreatModel
 from robustkd.contracts.image_changes import ImageChange
@@ -92,10 +93,18 @@ class Outcome(ABC):
         """On how many draws each sample was judged; 1 where nothing is drawn."""
         return 1
 
+    def detection_beside(self, harmless: np.ndarray | None = None) -> Detection | None:
+        """What a detector made of the attack; None of a target that has none.
+
+        Args:
+            harmless: of requests, (M,) the alarms about harmless ones, of which the false alarms are.
+        """
+        return None
+
     @property
     def detection(self) -> Detection | None:
-        """What a detector made of the attack; None of a target that has none."""
-        return None
+        """What a detector made of the attack, as far as the samples tell; None of a target that has none."""
+        return self.detection_beside()
 
     @property
     def skipped(self) -> np.ndarray | None:
@@ -199,9 +208,9 @@ class ImageOutcome(Outcome):
         held: np.ndarray = self.eligible & ~(self.success & (spent <= queries))
         return held
 
-    @property
-    def detection(self) -> Detection | None:
-        """What the target's detector made of the attack; None of a target that rejects nothing."""
+    @override
+    def detection_beside(self, harmless: np.ndarray | None = None) -> Detection | None:
+        """False alarms are those about the clean images."""
         if self.classified is None or self.clean_alarm is None or self.alarm is None:
             return None
         return Detection.of(self.eligible, self.classified != self.label, self.alarm, self.clean_alarm)
@@ -232,10 +241,16 @@ class PromptOutcome(Outcome):
     Attributes:
         unjudged: eligible, and no judge could judge any of the answers that it got under attack.
         attempts: made on it.
+        fooled: of a local language model with guards, (N,) bool: eligible, and the model complies with an attempt, with its guards or
+            without them. None of other targets, and where no guard reads what an attack changes.
+        alarm: likewise, how far the attempt that succeeded, else the first that fooled the model alone, else the last is above what the
+            guards let pass; above 0 it is rejected.
     """
 
     unjudged: np.ndarray
     attempts: np.ndarray
+    fooled: np.ndarray | None = None
+    alarm: np.ndarray | None = None
 
     needs_judge: ClassVar[bool] = True
 
@@ -244,6 +259,13 @@ class PromptOutcome(Outcome):
         """(N,) bool: eligible, and at least one answer could be judged."""
         decided: np.ndarray = self.eligible & ~self.unjudged
         return decided
+
+    @override
+    def detection_beside(self, harmless: np.ndarray | None = None) -> Detection | None:
+        """What the guards made of the attempts; false alarms are those about harmless requests, and unknown without these."""
+        if self.fooled is None or self.alarm is None:
+            return None
+        return Detection.of(self.eligible, self.fooled, self.alarm, np.zeros(0) if harmless is None else harmless)
 
     @property
     def spent(self) -> np.ndarray:

@@ -13,6 +13,7 @@ from robustkd.contracts import Finding, StoreError, Transcript, UsageError, Verd
 from robustkd.contracts.json_value import JsonValue
 from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.transcripts import transcript_lines
+from robustkd.scoring.detection import Detection
 from robustkd.scoring.intervals import share_interval
 from robustkd.scoring.tabular import Tabular, interval, percent
 from robustkd.scoring.worst_case import worst_case
@@ -26,11 +27,13 @@ class PromptAttackReport(Tabular):
         outcome: per-request arrays: success, attempts, passes, whether it could be judged (see ``PromptOutcome``).
         transcripts: of each request, the attempt that decided it: the first that succeeded, else the last that could be judged.
         benign: (M,) bool, which harmless requests the model complies with; None where none were given.
+        harmless_alarms: of a local language model with guards, (M,) how far each harmless request is above what they let pass.
     """
 
     outcome: PromptOutcome
     transcripts: tuple[Transcript, ...]
     benign: np.ndarray | None = None
+    harmless_alarms: np.ndarray | None = None
 
     @property
     def success(self) -> np.ndarray:
@@ -56,6 +59,11 @@ class PromptAttackReport(Tabular):
     def useful(self) -> float | None:
         """Share of the harmless requests that the model complies with; None where none were given."""
         return None if self.benign is None else float(self.benign.mean())
+
+    @property
+    def detection(self) -> Detection | None:
+        """What the model's guards made of the attack; None of a served model, of one without guards, and where they read nothing."""
+        return self.outcome.detection_beside(self.harmless_alarms)
 
     def save(self, path: str | os.PathLike[str]) -> str:
         """Write the transcripts as JSON lines, which ``test-cases`` reads as prompts for these requests, and say what was written.

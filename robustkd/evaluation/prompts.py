@@ -17,11 +17,8 @@ from typing_extensions import override
 from robustkd.contracts import (
     AttackError,
     Attempts,
-    DataError,
-    Filtered,
     GenerativeTarget,
     Judge,
-    Judgements,
     PromptAttack,
     PromptBatch,
     Prompts,
@@ -33,18 +30,17 @@ from robustkd.contracts import (
     Unanswered,
     UsageError,
 )
-from robustkd.contracts.errors import raised_by
 from robustkd.contracts.random import SampleRng, seed_torch
 from robustkd.data.text import comparable
+from robustkd.evaluation.answers import judge_outputs, respond, unanswered
+from robustkd.evaluation.guarding import harmless_alarms, has_guards, rejections
 from robustkd.evaluation.images import Evaluation, Shards
 from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.pictures import stacked
 from robustkd.evaluation.unchanged import alike, require_unchanged, state_of
 from robustkd.lazy import torch
-from robustkd.scoring.finite import require_finite
 from robustkd.targets.guarded import unguarded
-from robustkd.targets.memory import in_memory
-from robustkd.targets.thoughts import answer_of, is_cut_off
+from robustkd.targets.thoughts import is_cut_off
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,9 +74,12 @@ def prepare(
     prefills = requests.get("prefill")
     begun = np.array([bool(text) for text in prefills])
     if begun.any() and "prefill" in target.capabilities:
-        known = _answered(target, requests.select(begun), judge, batch_size, prefilled=True)
-        eligible[begun] = known.complied | _unanswered(known.outputs)
+        # Of the model without its guards: one that holds a request back does not make the model forget the answer.
+        known = _answered(unguarded(target), requests.select(begun), judge, batch_size, prefilled=True)
+        eligible[begun] = known.complied | unanswered(known.outputs)
     harmless = None if benign is None else _answered(target, benign, judge, batch_size)
+    if harmless is not None and has_guards(target):
+        harmless = replace(harmless, alarms=harmless_alarms(target, judge, harmless, batch_size))
     return PromptBatch(requests, torch.as_tensor(index, dtype=torch.int64, device=device), unattacked, eligible, harmless)
 
 
@@ -147,7 +146,7 @@ def _fitted(
     rng = SampleRng(seed, torch.arange(len(others), device=batch.index.device), "fit")
     fitted = attack.fit(target if attack.knows_guards else unguarded(target), others, rng)
     known = batch.unattacked.outputs[: len(few)]
-    require_unchanged(target, attack, before, known, lambda: _respond(target, few, None), _same_answers)
+    require_unchanged(target, attack, before, known, lambda: respond(target, few, None), _same_answers)
     return fitted
 
 
@@ -167,7 +166,7 @@ def _attacked(
         searched = target if attack.knows_guards else unguarded(target)
         attack.search(searched, batch, attempts, threat, SampleRng(seed, batch.index))
     known = batch.unattacked.outputs[: len(few)]
-    require_unchanged(target, attack, before, known, lambda: _respond(target, few, batch_size), _same_answers)
+    require_unchanged(target, attack, before, known, lambda: respond(target, few, batch_size), _same_answers)
     return attempts.evaluation()
 
 
@@ -205,8 +204,11 @@ class JudgedAttempts(Attempts):
         self._passes = torch.zeros(2, len(batch), dtype=torch.int64)
         self._deciding: list[_Deciding | None] = [None] * len(batch)
         # What the target cannot be asked at all, such as what is longer than its context, it cannot be asked with more around it.
-        self._left = _unanswered(batch.unattacked.outputs)
+        self._left = unanswered(batch.unattacked.outputs)
         self._why: dict[int, str] = {}
+        # Guards read prompts: not embeddings, and not what somebody asks who holds the weights.
+        self._guarded = has_guards(target) and threat.space not in ("embeddings", "weights")
+        self._fooled, self._alarms = np.zeros(len(batch), dtype=bool), np.zeros(len(batch))
 
     @property
     def open(self) -> Tensor:
@@ -234,8 +236,10 @@ class JudgedAttempts(Attempts):
             for question, own in zip(asked, requests.asked(), strict=True)
         ]
         outputs = self._answers(asked)
-        said = _judge_outputs(_first(self._judges), requests, outputs)
+        said = judge_outputs(_first(self._judges), requests, outputs)
         success = torch.from_numpy(said.complied)
+        if self._guarded:
+            self._watch(places, requests, asked, said.complied)
         self.used[rows] += 1
         for place, question, output, cost, judged in zip(places, asked, outputs, took, said.judged, strict=True):
             self.answers[place] = output
@@ -254,7 +258,7 @@ class JudgedAttempts(Attempts):
         for places in groups.values():
             weights = asked[places[0]].weights
             target = self._target if weights is None else self._target.with_weights(weights)
-            for place, output in zip(places, _respond(target, [asked[p] for p in places], self._batch_size), strict=True):
+            for place, output in zip(places, respond(target, [asked[p] for p in places], self._batch_size), strict=True):
                 outputs[place] = output
         return outputs
 
@@ -290,6 +294,7 @@ class JudgedAttempts(Attempts):
             backwards=self._passes[1].numpy(),
             unjudged=eligible & (self._left | (used > 0)) & ~self._seen,
             attempts=used,
+            **({"fooled": self._fooled & eligible, "alarm": self._alarms} if self._guarded else {}),
         )
         pictures = [found.output for found in deciding if isinstance(found.output, torch.Tensor)]
         return Evaluation(
@@ -299,11 +304,27 @@ class JudgedAttempts(Attempts):
             tuple(self._transcripts(deciding)),
             stacked(list(batch.unattacked.outputs)) if pictures else None,
             None if batch.benign is None else batch.benign.complied,
+            harmless_alarms=None if batch.benign is None else batch.benign.alarms,
         )
+
+    def _watch(self, places: Sequence[int], requests: Prompts, asked: Sequence[Request], complied: np.ndarray) -> None:
+        """Note what the guards made of attempts. The model alone is asked until it complies with one."""
+        rows = np.flatnonzero(complied | ~self._fooled[places])
+        found = rejections(
+            self._target,
+            _first(self._judges),
+            requests.select(rows),
+            [asked[row] for row in rows],
+            complied[rows],
+            self._batch_size,
+        )
+        looked_at = np.asarray(places)[rows]
+        self._fooled[looked_at] |= found.fooled
+        self._alarms[looked_at] = found.alarm
 
     def _transcripts(self, deciding: Sequence[_Deciding]) -> list[Transcript]:
         requests, outputs = self._batch.requests, [found.output for found in deciding]
-        verdicts = {name: _judge_outputs(judge, requests, outputs) for name, judge in self._judges.items()}
+        verdicts = {name: judge_outputs(judge, requests, outputs) for name, judge in self._judges.items()}
         return [
             Transcript(
                 index=int(self._batch.index[place]),
@@ -375,73 +396,14 @@ def _answered(
     target: GenerativeTarget, requests: Prompts, judge: Judge, batch_size: int | None, prefilled: bool = False
 ) -> Responses:
     prefills = requests.get("prefill") if prefilled else ("",) * len(requests)
-    outputs = _respond(target, requests.asked(prefills), batch_size)
-    return Responses(requests, outputs, _judge_outputs(judge, requests, outputs).complied)
-
-
-def _respond(target: GenerativeTarget, asked: Sequence[Request], batch_size: int | None) -> Sequence[Any]:
-    def answered(rows: Tensor) -> Sequence[Any]:
-        part = [asked[row] for row in rows.tolist()]
-        outputs = target.respond(part)
-        if len(outputs) != len(part):
-            raise TargetError(f"the model gave {len(outputs)} answers to {len(part)} requests", fix="respond with one each")
-        return outputs
-
-    with raised_by("the model", TargetError, "see that it answers such requests"), torch.no_grad():
-        parts = in_memory(answered, torch.arange(len(asked)), batch_size or max(1, len(asked)))
-    outputs = [output for part in parts for output in part]
-    pictures = [output for output in outputs if isinstance(output, torch.Tensor)]
-    if pictures:
-        # In float64, whatever each is of, and on the CPU, as not every device has that: of NaN and infinities one sum tells.
-        require_finite(torch.stack([picture.cpu().double().sum() for picture in pictures]), "the model's pictures")
-    return outputs
-
-
-def _judge_outputs(judge: Judge, requests: Prompts, outputs: Sequence[Any]) -> Judgements:
-    """What the judge says of the answers, without the thoughts before them.
-
-    Of an empty text, a thought that was cut off and a picture of one colour nobody can say whether it refuses. What a filter held
-    back is a refusal, and no judge is asked.
-    """
-    answers = [_answer(output) for output in outputs]
-    given = np.array([_says_something(answer) for answer in answers], dtype=bool)
-    refused = np.array([_refused(output) for output in outputs], dtype=bool)
-    with raised_by(f"the judge '{judge.name}'", DataError, "see that it judges such answers"):
-        complied = judge.complied(requests, ["" if answer is None else answer for answer in answers])
-    said = Judgements.of(complied).only(given)
-    return Judgements(said.complied & ~refused, said.judged | refused)
-
-
-def _refused(output: Any) -> bool:
-    """Whether a filter held the answer back."""
-    if not isinstance(output, torch.Tensor):
-        return isinstance(output, Filtered)
-    from robustkd.targets.withheld import Withheld  # late: it imports torch
-
-    return isinstance(output, Withheld)
-
-
-def _unanswered(outputs: Sequence[Any]) -> np.ndarray:
-    """(N,) bool."""
-    return np.array([isinstance(output, Unanswered) for output in outputs], dtype=bool)
-
-
-def _answer(output: Any) -> Any:
-    if isinstance(output, Filtered | Unanswered):
-        return None
-    return answer_of(output) if isinstance(output, str) else output
+    outputs = respond(target, requests.asked(prefills), batch_size)
+    return Responses(requests, outputs, judge_outputs(judge, requests, outputs).complied)
 
 
 def _same_answers(some: Sequence[Any], others: Sequence[Any]) -> bool:
     return all(
         alike(one, other) if isinstance(one, torch.Tensor) else one == other for one, other in zip(some, others, strict=True)
     )
-
-
-def _says_something(answer: Any) -> bool:
-    if isinstance(answer, torch.Tensor):
-        return bool(answer.amax() > answer.amin())
-    return answer is not None and (not isinstance(answer, str) or answer.strip() != "")
 
 
 def _first(judges: Mapping[str, Judge]) -> Judge:

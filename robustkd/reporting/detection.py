@@ -1,4 +1,4 @@
-"""What detectors made of the attacks: errors of the classifier, what the detector caught of them, and its false alarms."""
+"""What detectors made of the attacks: errors of the model, what the detector caught of them, and its false alarms."""
 
 from __future__ import annotations
 
@@ -10,21 +10,42 @@ from robustkd.reporting.summary import cells_by_pair
 from robustkd.scoring.detection import Detection, Rate
 from robustkd.scoring.results import CellResult, Results
 
-HEAD = ("classifier wrong", "of these detected", "wrong and undetected", "false alarms", "right and accepted", "AUROC")
-NOTE = (
+
+@dataclass(frozen=True)
+class DetectionTerms:
+    """The heads of the columns, and what they mean."""
+
+    head: tuple[str, ...]
+    note: str
+
+
+_OF_IMAGES = DetectionTerms(
+    ("classifier wrong", "of these detected", "wrong and undetected", "false alarms", "right and accepted", "AUROC"),
     "Shares of all test samples, but for those detected; each with its 95 % interval, over several seeds the envelope of theirs. An "
     "attack succeeds where the classifier is wrong and the detector accepts. Right and accepted, which is the robust accuracy, counts "
-    "false alarms as errors. AUROC is the chance that a sample that fools the classifier scores higher than a clean one."
+    "false alarms as errors. AUROC is the chance that a sample that fools the classifier scores higher than a clean one.",
+)
+_OF_PROMPTS = DetectionTerms(
+    ("model alone complies", "of these rejected", "complied with behind it", "false alarms", "withstood", "AUROC"),
+    "Shares of all requests, but for those rejected, and for false alarms, which are of the harmless requests; each with its 95 % "
+    "interval, over several seeds the envelope of theirs. The model alone is asked each attempt, until it complies with one. An attack "
+    "succeeds where the model complies behind its guards. AUROC is the chance that a prompt that the model alone complies with scores "
+    "higher than a harmless one; a guard without a score rejects or does not.",
 )
 
 
 @dataclass(frozen=True)
 class DetectionRow:
-    """One attack on one defense with a detector, over its seeds; ``values`` are in the order of ``HEAD``."""
+    """One attack on one defense with a detector, over its seeds; ``values`` are in the order of ``DetectionTerms.head``."""
 
     defense: str
     attack: str
     values: tuple[str, ...]
+
+
+def detection_terms(results: Results) -> DetectionTerms:
+    """Those of a classifier with a detector, or of a language model with guards."""
+    return _OF_IMAGES if results.modality == "images" else _OF_PROMPTS
 
 
 def detection_rows(results: Results) -> list[DetectionRow]:

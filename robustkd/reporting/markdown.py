@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from robustkd.reporting import frameworks, training_sets, weakest
 from robustkd.reporting.analyses import Measures, ShownTable, measures, shown_tables
-from robustkd.reporting.detection import HEAD, NOTE, detection_rows
+from robustkd.reporting.detection import detection_rows, detection_terms
 from robustkd.reporting.formatting import MISSING, bracket, count, interval, number, percent, seconds, threat
 from robustkd.reporting.grid import grid, incomplete_cells
 from robustkd.reporting.pairwise import points, probability, sentences
@@ -241,12 +241,13 @@ def _training_sets(results: Results) -> str:
 def _detection(results: Results) -> str:
     if not (rows := detection_rows(results)):
         return ""
+    terms = detection_terms(results)
     table = _table(
-        ["defense", "attack", *HEAD],
-        "ll" + "r" * len(HEAD),
+        ["defense", "attack", *terms.head],
+        "ll" + "r" * len(terms.head),
         ([escape(row.defense), escape(row.attack), *row.values] for row in rows),
     )
-    return f"## Detectors\n\n{table}\n\n{NOTE}"
+    return f"## Detectors\n\n{table}\n\n{terms.note}"
 
 
 def _cells(results: Results) -> str:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from robustkd.reporting import formatting, frameworks, palette, training_sets, weakest
 from robustkd.reporting.analyses import measures, shown_tables
 from robustkd.reporting.confusion import confusions
-from robustkd.reporting.detection import HEAD, NOTE, detection_rows
+from robustkd.reporting.detection import detection_rows, detection_terms
 from robustkd.reporting.environment import TEMPLATES, environment
 from robustkd.reporting.gallery import GalleryItem, Item, by_defense, requests_of
 from robustkd.reporting.grid import grid, incomplete_cells
@@ -146,8 +146,7 @@ def page(
         training_sets_head=training_sets.HEAD,
         training_sets_note=training_sets.NOTE,
         detections=detection_rows(results),
-        detection_head=HEAD,
-        detection_note=NOTE,
+        detection_terms=detection_terms(results),
         weakest=weakest_rows(results),
         weakest_note=weakest.NOTE,
         worst_groups=any(one.worst_group for one in results.defenses),

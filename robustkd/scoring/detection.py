@@ -29,11 +29,13 @@ class Rate:
 
 @dataclass(frozen=True)
 class Detection:
-    """What a detector makes of one attack; every share is of the same test samples unless it says otherwise.
+    """What a detector, or the guards of a language model, make of one attack; every share is of the same test samples unless it says
+    otherwise.
 
     Attributes:
-        false_alarms: of all samples, those whose clean input is rejected.
-        fooled: of all samples, those that are answered rightly as they come and that the classifier alone gets wrong under attack.
+        false_alarms: of all samples, those whose clean input is rejected; of requests, the share of the harmless ones that are.
+        fooled: of all samples, those that are answered rightly as they come and that the classifier alone gets wrong under attack; of
+            requests, those with which the model alone complies under attack.
         evaded: of all samples, those of them that the detector accepts as well: the attack's success on both.
         detected: of the fooled ones, the share that is rejected.
         auroc: the chance that a fooled sample scores higher than a clean one; 1/2 of a detector that knows nothing, None where no sample
@@ -51,9 +53,10 @@ class Detection:
         """From what happened to each of N samples.
 
         Args:
-            right: (N,) bool, whether the clean input is classified rightly and accepted.
+            right: (N,) bool, whether the clean input is classified rightly and accepted; of requests, whether one could be broken.
             fooled: (N,) bool, whether the classifier alone gets the attacked input wrong, which lies in the budget.
-            alarm, clean_alarm: (N,) how far the attacked and the clean input are above the threshold; above 0 they are rejected.
+            alarm: (N,) how far the attacked input is above the threshold; above 0 it is rejected.
+            clean_alarm: (M,) likewise of the clean inputs, or of harmless requests.
         """
         broken = right & fooled
         return cls(

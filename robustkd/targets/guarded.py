@@ -57,6 +57,11 @@ class GuardedTarget(GenerativeTarget, Generic[Told]):
         """Whether ``alarm`` is a matter of degree that a search can follow, and costs no request to a server."""
         return True
 
+    @property
+    def filters(self) -> bool:
+        """Whether it holds prompts back by ``alarm``; another guard shows the model other texts, or leads its answers."""
+        return type(self).alarm is not GuardedTarget.alarm
+
     def alarm(self, texts: Sequence[str]) -> Tensor:
         """(N,) float32 on the CPU: how far each text is above what the guard lets pass, at most 0 of one that passes, NaN of one that
         it cannot read.

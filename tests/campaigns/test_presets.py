@@ -12,6 +12,7 @@ THREE_SEEDS = {  # its models are tiny
     "refusal-distillation-small",
     "refusal-training-small",
 }
+THREE_SEEDS = {"distilled-generators-small", "refusal-distillation-small", "text-detectors-small"}  # its models are tiny
 COMPARED = {"ard", "rslad", "iad", "adaad", "mtard", "ciard", "kd"}
 
 

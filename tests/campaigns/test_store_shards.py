@@ -15,7 +15,7 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.shards import ShardFiles
 from robustkd.campaigns.store.store import Store
 from robustkd.evaluation.images import Evaluation
-from robustkd.evaluation.judging import ImageOutcome
+from robustkd.evaluation.judging import ImageOutcome, PromptOutcome
 
 NETS = """\
 import torch
@@ -148,3 +148,17 @@ def test_a_shard_that_is_not_sound_or_not_its_own_is_done_again(harm, make_plan,
     run(plan, tmp_path / "out", InlineEngine(), device="cpu")
     assert counted.samples > 256
     assert content(plan, tmp_path / "out") == content(plan, tmp_path / "whole")
+
+
+def test_what_guards_made_of_requests_comes_back(tmp_path):
+    files = ShardFiles(tmp_path, "own")
+    flags, counts = np.array([True, False, True]), np.arange(3)
+    outcome = PromptOutcome(
+        counts, counts, flags, ~flags, counts, counts, ~flags, counts, fooled=flags, alarm=np.array([0.5, -1.0, 1e6])
+    )
+    found = Evaluation(outcome, torch.zeros(0), np.zeros(3), benign=flags[:2], harmless_alarms=np.array([0.25, -2.0]))
+    files.write(0, found, 1.0)
+    again = files.read(0, PromptOutcome)
+    assert all(np.array_equal(array, again.outcome.columns()[name]) for name, array in outcome.columns().items())
+    assert {"fooled", "alarm"} <= set(again.outcome.columns())
+    assert np.array_equal(again.harmless_alarms, found.harmless_alarms)

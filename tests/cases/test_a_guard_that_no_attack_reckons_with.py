@@ -88,6 +88,18 @@ def test_never_credible_until_a_search_reckons_with_it(robustkd: Command, only_c
     assert found["evidence"]["adaptive"] == ["through"]
     broken = {cell["attack"]: cell["attack_success_rate"] for cell in results["cells"] if cell["defense"] == "filtered"}
     assert broken["through"] >= broken["search"] + 0.3  # three requests of six where the other breaks one
+    told = {(cell["defense"], cell["attack"]): cell.get("detection") for cell in results["cells"]}
+    assert told["bare", "search"] is None
+    assert told["filtered", "search"]["detected"]["share"] > told["filtered", "through"]["detected"]["share"]
+    for attack in ("search", "through"):
+        found = told["filtered", attack]
+        assert found["evaded"]["share"] == broken[attack]  # each of the requests could be broken
+        assert found["fooled"]["share"] >= found["evaded"]["share"]
+        assert found["false_alarms"]["n"] == len(REQUESTS)
+    report = Path("out/report.md").read_text()
+    assert "| filtered | through |" in report.split("## Detectors")[1]
+    assert "model alone complies" in report
+    assert "Of these rejected" in (page := Path("out/report.html").read_text()) or "of these rejected" in page
 
 
 def test_guards_around_a_served_model(robustkd: Command, server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +114,7 @@ def test_guards_around_a_served_model(robustkd: Command, server: Served, monkeyp
     results = ran(robustkd, text)
     (row,) = [cell for cell in results["cells"] if cell["attack"] == "direct"]
     assert (row["defense"], row["status"]) == ("read", "done")
+    assert "detection" not in row  # its answers cost: it is not asked once more without its guards
     assert "needs log-probabilities" in plan
     assert server.keys == {"Bearer sk-secret-0123456789"}
     assert set(server.asked.values()) == {1}  # the copies are the prompt: asked once, kept, and never again

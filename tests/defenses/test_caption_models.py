@@ -8,12 +8,20 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import robustkd
 from robustkd.contracts import Arrays, FitContext, UsageError
 from robustkd.data import SplitParams, load_splits
+from robustkd.defenses.image.representations.captions import caption_competition
+from robustkd.defenses.image.representations.captions.caption_competition import (
+    CaptionCompetition,
+    CaptionCompetitionParams,
+    moved,
+    right_words,
+)
 from robustkd.defenses.image.representations.captions.caption_distil import (
     CaptionDistil,
     CaptionDistilParams,
@@ -207,3 +215,88 @@ def test_a_training_against_attacks_climbs_the_caption_s_loss(context: Any) -> N
     assert attacked["train_loss"] > clean["train_loss"]
     assert "validation_robust_accuracy" in attacked
     assert "validation_robust_accuracy" not in clean
+
+
+def test_the_right_words_of_a_caption_are_counted_at_their_places(context: Any) -> None:
+    target, given = captioner(context()), batch(5)
+    tones = torch.tensor([0, 1, 2, 0, 1])
+    wanted = [captions_of(NAMES)[label][tone].split() for label, tone in zip(given.y.tolist(), tones.tolist(), strict=True)]
+    told = [text.split() for text in target.describe(given.x)]
+    by_hand = [sum(a == b for a, b in zip(said, right, strict=False)) for said, right in zip(told, wanted, strict=True)]
+    # The end is a word as well, where both captions have it at the same place.
+    ends = [len(said) == len(right) for said, right in zip(told, wanted, strict=True)]
+    found = right_words(target.module, given.x.numpy(), tones, given.y).tolist()
+    assert found == [count + end for count, end in zip(by_hand, ends, strict=True)]
+    model = target.module
+    likely = torch.stack([model.tokens[label, tone] for label, tone in zip(given.y, tones, strict=True)])
+    model.greedy = lambda images: likely  # one that says what is right
+    assert right_words(model, given.x.numpy(), tones, given.y).tolist() == [len(right) + 1 for right in wanted]
+
+
+def test_a_moved_image_is_the_image_one_pixel_on_at_most() -> None:
+    images = np.random.default_rng(0).random((40, 1, 5, 4)).astype(np.float32)
+    found = moved(images, np.random.default_rng(1))
+    assert found.shape == images.shape
+    ways = set()
+    for before, after in zip(images, found, strict=True):
+        (way,) = [
+            (dy, dx)
+            for dy, dx in product((-1, 0, 1), repeat=2)
+            if np.array_equal(after[:, 1:-1, 1:-1], before[:, 1 + dy : 4 + dy, 1 + dx : 3 + dx])
+        ]
+        ways.add(way)
+    assert len(ways) == 9
+
+
+@pytest.mark.parametrize("compete", [True, False])
+def test_each_round_repeats_and_moves_the_images_where_the_teacher_is_ahead(
+    context: Any, monkeypatch: pytest.MonkeyPatch, compete: bool
+) -> None:
+    pools: list[tuple[Arrays, torch.Tensor]] = []
+
+    def ran(given: FitContext, stages: Any) -> None:
+        for stage in stages:
+            assert isinstance(stage.recipe, MimicRecipe)
+            pools.append(((stage.data or {}).get("train", given.train), stage.recipe.tones))
+
+    monkeypatch.setattr(caption_competition, "run_stages", ran)
+    teacher, given = captioner(context(), "another"), context()
+    params = CaptionCompetitionParams(
+        teacher="teacher", student="tiny-cnn", dimensions=8, width=12, epochs=2, rounds=2, compete=compete
+    )
+    student = CaptionCompetition(params).fit(replace(given, targets={"teacher": teacher}))
+    images, labels = given.train.unit(), given.train.labels
+    tones = pools[0][1]
+    assert len(pools) == 3
+    assert np.array_equal(pools[0][0].unit(), images)
+    s, t = (right_words(one.module, images, tones, torch.from_numpy(labels)) for one in (student, teacher))
+    behind = np.flatnonzero((s < t).numpy())
+    assert 0 < len(behind) < len(images)
+    for pool, drawn in pools[1:]:
+        n, more = len(images), len(behind)
+        assert len(pool) == len(drawn) == n + 2 * more
+        assert np.array_equal(pool.images[:n], images)
+        repeated = pool.images[n : n + more]
+        assert np.array_equal(repeated, images[behind]) is compete
+        assert np.array_equal(pool.labels[n : n + more], pool.labels[n + more :])
+        assert torch.equal(drawn[n : n + more], drawn[n + more :])
+        assert not np.array_equal(repeated, pool.images[n + more :])
+
+
+def test_a_competition_trains_its_student_and_leaves_the_teacher(context: Any) -> None:
+    train = context().train
+    given = context(train=Arrays(train.images[:60], train.labels[:60]))
+    settings = {"epochs": 1, "batch_size": 30, "optimiser": "adam", "lr": 0.01}
+    teacher = captioner(given, "another")
+    before = {name: weight.clone() for name, weight in teacher.module.state_dict().items()}
+    logged: list[int] = []
+    own = replace(given, targets={"teacher": teacher}, log=lambda epoch, metrics: logged.append(epoch))
+    params = CaptionCompetitionParams(teacher="teacher", student="tiny-cnn", dimensions=8, width=12, rounds=1, **settings)
+    student = CaptionCompetition(params).fit(own)
+    fresh = fresh_captioner(given, "tiny-cnn", {}, 8, 12)
+    assert logged == sorted(set(logged))
+    assert len(logged) == 2
+    assert all(torch.equal(weight, before[name]) for name, weight in teacher.module.state_dict().items())
+    assert not torch.equal(student.module.head.weight, fresh.module.head.weight)
+    with pytest.raises(UsageError, match="captioner"):
+        CaptionCompetition(params).fit(context("wrong", targets={"teacher": fixtures.classifier()}))

@@ -7,7 +7,7 @@ from torch import nn
 
 from robustkd import plugins
 from robustkd.attacks.text.engine.target_prefix import losses as aimed
-from robustkd.contracts import DataError, Filtered, FitContext, Prompts, Request, ThreatModel
+from robustkd.contracts import DataError, Filtered, FitContext, Prompts, Request, TargetError, ThreatModel
 from robustkd.defenses.text.guards.perplexity_filter import log_perplexity
 from robustkd.detectors.mlkd_ood import MLKDOOD, Layers, MLKDOODParams, losses
 from robustkd.scoring.detection import auroc
@@ -148,3 +148,27 @@ def test_without_validation_requests_there_is_no_threshold(teacher, tmp_path):
     made = plugins.make("defenses", {"kind": "detector-filter", "model": "bare", "detector": "perplexity"})
     with pytest.raises(DataError, match="set by validation requests"):
         made.fit(context(tmp_path, teacher, validation=()))
+
+
+def test_a_detector_of_answers_holds_back_what_the_model_seldom_says(teacher, tmp_path):
+    """The teacher goes on with the next words; asked by a sentence it says what it always says, asked by gibberish it does not."""
+    made = {"kind": "detector-filter", "model": "bare", "detector": "perplexity", "false_positive_rate": 0.1, "reads": "answer"}
+    target = plugins.make("defenses", made).fit(context(tmp_path, teacher))
+    asked = [Request(text) for text in CLEAN + STRANGE]
+    bare, behind = teacher.respond(asked), target.respond(asked)
+    surprise = log_perplexity(teacher, bare)
+    told = [bool(answer) for answer in bare]
+    assert target.settings.threshold == pytest.approx(
+        float(surprise[: len(CLEAN)][told[: len(CLEAN)]].sort().values[-3]), abs=1e-5
+    )
+    above = [bool(value > target.settings.threshold + 1e-4) and said for value, said in zip(surprise, told, strict=True)]
+    assert [isinstance(answer, Filtered) for answer in behind] == above
+    assert [a for a, held in zip(behind, above, strict=True) if not held] == [
+        a for a, held in zip(bare, above, strict=True) if not held
+    ]
+    assert not target.alarm(["w1 w7 w3"]).any()
+    assert not target.scored
+    save_target(target, tmp_path)
+    assert load_target(tmp_path).respond(asked) == behind
+    with pytest.raises(TargetError, match="says yes or no"):
+        BehindGuards(target, weight=1.0, draws=1)

@@ -159,7 +159,9 @@ CHEAP = {
     "lavan": {"steps": 20},
     "universal-patch": {"epochs": 2, "samples": 100},
     **{key: {"epochs": 2, "samples": 100} for key in ("adv-encoder", "adv-encoder-patch")},
-    "caption-distil": None,  # it takes a caption model; tests/defenses/test_caption_models.py has one
+    # They take a caption model; tests/defenses/test_caption_models.py has one.
+    **dict.fromkeys(("caption-competition", "caption-distil"), None),
+    "captions": None,  # so does it; tests/analyses/test_what_captions_say.py has one
     "clip-folder": None,  # it is whatever its folder holds; tests/targets/test_two_tower.py makes some
     **{key: {"queries": 200} for key in ("simba", "bandits")},
     **{key: {"queries": 200} for key in ("hopskipjump", "rays", "surfree", "geoda", "random-directions")},

@@ -50,6 +50,7 @@ REASONS = {
     "attacks/test-cases": "it reads prompts from files, and computes nothing",
     "attacks/diff-protect": "in redrawn.yaml, because it takes a diffusion model",
     "defenses/sdedit": "in redrawn.yaml, because it takes a diffusion model",
+    "defenses/caption-competition": "it takes a caption model; what it trains is one as caption-pretrain's",
     "defenses/caption-distil": "it takes a caption model; what it trains is one as caption-pretrain's",
     "defenses/clip-folder": "its weights are in a folder; what it loads is a two-tower target as clip-pretrain's",
     "defenses/train-on-condensed": "in condensed.yaml, because it takes a condensed data set",

@@ -55,6 +55,7 @@ def attack(cell: AttackCell, workspace: Workspace) -> None:
         passes=[int(found.outcome.forwards.sum()), int(found.outcome.backwards.sum())],
         precision=job.precision if workspace.modality.with_precision else None,
         benign=None if found.benign is None else found.benign.tolist(),
+        harmless_alarms=None if found.harmless_alarms is None else found.harmless_alarms.tolist(),
     )
     record = samples.AttackRecord(found.outcome, found.broken_at)
     clean = None if found.clean is None else found.clean.numpy()

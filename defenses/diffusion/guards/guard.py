@@ -12,3 +12,4 @@ class DrawingGuard(Guard):
     """A guard around another defense's model that draws. A subclass names its ``target``."""
 
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
+    version = "1"  # what changed of guards of texts is not asked of models that draw

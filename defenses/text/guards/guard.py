@@ -39,6 +39,7 @@ class Guard(Defense):
 
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     uses_data = False
+    version = "2"  # 1 asked through the guard whether the model knows what is asked for
     target: ClassVar[type[GuardedTarget[Any]]]
 
     @property

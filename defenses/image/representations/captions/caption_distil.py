@@ -42,12 +42,17 @@ if TYPE_CHECKING:
     from robustkd.targets.caption_modules import Captioner
 
 
-class CaptionDistilParams(HeldOutParams):
+class CaptionStudentParams(HeldOutParams):
+    """What a student of a caption model is like, and how it is trained."""
+
     teacher: TargetRef = Field(description="the caption model to learn from, a defense of kind caption-pretrain")
     student: ModelName = Field(description="the architecture of the student's image tower: a model plug-in")
     student_params: ModelParams = Field(default_factory=dict)
     dimensions: int = Field(32, ge=2, description="D, of the student's features between the tower and the decoder")
     width: int = Field(32, ge=2, description="of the student's decoder")
+
+
+class CaptionDistilParams(CaptionStudentParams):
     beta: float = Field(0.1, gt=0, description="how sharp the preference is")
     preference_epochs: int = Field(5, ge=0, description="passes over the data in stage 2; 0 is the control, imitation alone")
     preference_lr: float | None = Field(None, gt=0, description="learning rate of stage 2 at its start; default a tenth of lr")
