@@ -302,11 +302,8 @@ class Results(Tabular):
                 _leave_out_empty(check.get("trace", {}), "samples", "paths")
             for table in one["analyses"].values():
                 del table["certificate"]  # of each sample; the store has it
-                _leave_out_empty(table, "parts")
-        _leave_out_empty(told, "served", "gates", "undefended")
                 _leave_out_empty(table, "parts", "standing")
-        if not told["served"]:
-            del told["served"]
+        _leave_out_empty(told, "served", "gates", "undefended")
         told["claims"] = [asdict(claim) for claim in self.claims]
         return told | {"attacks": {name: attack.to_dict() for name, attack in self.attacks.items()}}
 

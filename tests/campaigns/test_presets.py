@@ -11,8 +11,8 @@ THREE_SEEDS = {  # its models are tiny
     "erasers-small",
     "refusal-distillation-small",
     "refusal-training-small",
+    "text-detectors-small",
 }
-THREE_SEEDS = {"distilled-generators-small", "refusal-distillation-small", "text-detectors-small"}  # its models are tiny
 COMPARED = {"ard", "rslad", "iad", "adaad", "mtard", "ciard", "kd"}
 
 
@@ -81,6 +81,8 @@ def test_a_row_and_its_control_differ_by_the_idea_alone(preset: str, row: str, c
     with_it, without = (uses[each].plugin.params.model_dump() for each in (row, control))
     assert uses[row].kind == uses[control].kind
     assert {key for key in with_it.keys() | without.keys() if with_it.get(key) != without.get(key)} == idea
+
+
 def ideas(uses: Any, pairs: list[tuple[str, str, set[str]]]) -> None:
     """Each first one differs from the second in these parameters alone, those of a further kind left out."""
     for name, control, idea in pairs:

@@ -11,7 +11,8 @@ from robustkd.plugin_kit import fixtures
 from robustkd.plugin_kit.suite import subject
 
 ELSEWHERE = {
-    "caption-distil",  # its teacher is no classifier: tests/defenses/test_caption_models.py
+    "caption-competition",  # its teacher is no classifier: tests/defenses/test_caption_models.py
+    "caption-distil",  # likewise
     "torchdistill",  # its library need not be installed: tests/defenses/test_torchdistill.py
 }
 
@@ -21,9 +22,6 @@ def trained_in_either_precision() -> list[str]:
     for name in plugins.names("defenses"):
         plugin = plugins.load("defenses", name)
         if plugins.modalities(plugin)[0] == "images" and "precision" in plugin.Params.model_fields and name not in ELSEWHERE:
-        # Their teacher is no classifier: tests/defenses/test_caption_models.py.
-        of_captions = name in ("caption-competition", "caption-distil")
-        if plugins.modalities(plugin)[0] == "images" and "precision" in plugin.Params.model_fields and not of_captions:
             found.append(name)
     return found
 
