@@ -1,11 +1,13 @@
 """MLflow's own server with its side bar of models: what ``mlflow server --app-name robustkd`` runs.
 
 MLflow opens every page whose address names no workflow, which is where its own links lead, in its side bar for language models. The
-one way out is a choice that a person makes on the page, which the browser keeps. This makes that choice where nobody has made one.
+one way out is a choice that a person makes on the page, which the browser keeps. Its assistant opens by itself on a first visit, and covers
+a quarter of the page. This makes both choices where nobody has made one.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from importlib import import_module
 from pathlib import Path
@@ -14,10 +16,11 @@ from typing import Any
 from flask import Response
 from mlflow.server import app as pages
 
-KEPT, MODELS = "mlflow.workflowType_v1", '"machine_learning"'
-"""Where MLflow's pages keep the choice in the browser, and the choice itself, as JSON."""
+CHOICES = {"mlflow.workflowType_v1": '"machine_learning"', "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true"}
+"""Where MLflow's pages keep choices in the browser, and ours, as JSON: the side bar, and that the assistant has opened by itself."""
 SCRIPT = (
-    f"<script>try{{if(localStorage.getItem('{KEPT}')===null)localStorage.setItem('{KEPT}','{MODELS}')}}catch(e){{}}</script>"
+    f"<script>try{{for(const [key,choice] of Object.entries({json.dumps(CHOICES)}))"
+    "if(localStorage.getItem(key)===null)localStorage.setItem(key,choice)}catch(e){}</script>"
 )
 
 _plain = pages.view_functions["serve"]

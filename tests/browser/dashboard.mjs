@@ -92,7 +92,10 @@ const seen = await withBrowser(async (browser) => {
   for (const width of WIDTHS) {
     for (const scheme of SCHEMES) {
       for (const [name, place, text] of [["table", url, "· worst case · seed"], ["campaign", campaign, "Description"]]) {
-        const other = await open(browser, place, { width, scheme });
+        const other = await open(browser, "about:blank", { width, scheme });
+        // MLflow goes by a choice of its own, not by the system's.
+        await other.evaluateOnNewDocument((dark) => localStorage.setItem("_mlflow_dark_mode_toggle_enabled", String(dark)), scheme === "dark");
+        await other.goto(place);
         await shows(other, text);
         const assistant = await other.$('button[aria-label="Close"]');
         if (assistant) await assistant.evaluate((button) => button.click());
