@@ -60,7 +60,7 @@ def rejections(
     """
     fooled, rows = complied.copy(), np.flatnonzero(~complied)
     if len(rows):
-        outputs = respond(unguarded(target), [asked[row] for row in rows], batch_size)
+        outputs = respond(unguarded(target), [asked[row] for row in rows.tolist()], batch_size)
         fooled[rows] = judge_outputs(judge, requests.select(rows), outputs).complied
     return Rejections(fooled, _scores(target, asked) if _scored(target) else _votes(fooled, complied))
 

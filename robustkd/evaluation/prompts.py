@@ -314,7 +314,7 @@ class JudgedAttempts(Attempts):
             self._target,
             _first(self._judges),
             requests.select(rows),
-            [asked[row] for row in rows],
+            [asked[row] for row in rows.tolist()],
             complied[rows],
             self._batch_size,
         )
