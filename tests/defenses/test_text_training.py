@@ -14,7 +14,7 @@ from robustkd.data import load_splits
 from robustkd.data.splits import SplitParams
 from robustkd.defenses.text.causal_lm import CausalLM, CausalLMParams
 from robustkd.defenses.text.finetune import LMFinetune
-from robustkd.defenses.text.pretrain import LMPretrain
+from robustkd.defenses.text.pretrain import LMPretrain, lm_loss
 from robustkd.defenses.text.refusal_sft import RefusalSFT
 from robustkd.defenses.text.training import Conversations, mean_cross_entropy, own_copy
 from robustkd.defenses.training.steps import StepParams, train_steps
@@ -73,6 +73,34 @@ def test_pretraining_learns_and_reports(context, curve, world):
     assert {word for text in world.train["prompt"] for word in text.split()} <= set(target.tokenizer.get_vocab())
     assert target.tokenizer.unk_token_id not in target.encode(world.test["prompt"][0], world.test["response"][0]).ids
     assert not target.module.training
+
+
+def test_the_words_of_requests_count_by_their_weight(context, base):
+    given, count = context(), 8
+    losses = {}
+    for weight in (0, 1, 3):
+        params = LMPretrain.Params(**SMALL | {"request_weight": weight, "random_suffix_rate": 0})
+        with torch.no_grad():
+            losses[weight] = float(lm_loss(given, base, params, count)(base, torch.Generator().manual_seed(1)))
+    drawn, generator = [], torch.Generator().manual_seed(1)
+    params = LMPretrain.Params(**SMALL | {"random_suffix_rate": 0})
+    batch = base.batch
+
+    def noted(items):
+        drawn.extend(items)
+        return batch(items)
+
+    base.batch = noted
+    try:
+        lm_loss(given, base, params, count)(base, generator)
+    finally:
+        del base.batch
+    with torch.no_grad():
+        tokens = torch.cat([-base.token_logprobs(batch([item.reading()]))[0] for item in drawn])
+    of_requests = float(tokens.sum()) / sum(len(range(*item.reading().completion.indices(999))) for item in drawn)
+    assert losses[1] - losses[0] == pytest.approx(of_requests, rel=1e-4)
+    assert losses[3] - losses[0] == pytest.approx(3 * of_requests, rel=1e-4)
+    assert "request_weight" not in params.model_dump()  # it was added later: stored cells keep their identity
 
 
 def test_a_killed_training_ends_with_the_same_bits(context, curve, monkeypatch):
