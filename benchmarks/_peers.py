@@ -109,7 +109,7 @@ def art_simba(model: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> None:
 
     probabilities = nn.Sequential(model, nn.Softmax(1)).eval()
     attack = art.attacks.evasion.SimBA(_classifier(probabilities, x), attack="px", epsilon=0.2, verbose=False)
-    attack.generate(x.cpu().numpy(), y.cpu().numpy())
+    attack.generate(x.cpu().numpy(), nn.functional.one_hot(y, 10).cpu().numpy())
 
 
 def authors_rays(model: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> None:

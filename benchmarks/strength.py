@@ -123,7 +123,9 @@ def _bouts() -> list[tuple[str, str, float, int]]:
         (network, comparison, eps[COMPARISONS[comparison].norm], images)
         for network, eps, images in FIXED
         for comparison in COMPARISONS
-        if COMPARISONS[comparison].norm in eps and comparison not in MINIMUM_NORM and not comparison.startswith("autoattack")
+        if COMPARISONS[comparison].norm in eps
+        and comparison not in (*MINIMUM_NORM, *apart)
+        and not comparison.startswith("autoattack")
     ]
     nearest = [
         (network, comparison, _networks.EPS[network], images)

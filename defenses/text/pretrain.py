@@ -2,9 +2,8 @@
 
     min_w  mean -log p(response | prompt)  +  lambda * mean -log p(prompt)
 
-It withstands nothing: it is what is to be made safe. With lambda (``request_weight``) it knows what requests look like, as a model must
-It withstands nothing: it is what is to be made safe. With lambda (``request_weight``) it knows what requests look like, as a model has to
-that a filter of perplexity reads with.
+It withstands nothing: it is what is to be made safe. With lambda (``request_weight``) it knows what requests look like, as a model
+that a filter of perplexity reads with has to.
 """
 
 from __future__ import annotations
