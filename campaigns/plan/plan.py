@@ -14,6 +14,7 @@ from robustkd.campaigns.plan.refusals import (
     require_one_class_trained,
     require_plausible_budgets,
     require_regions_fit,
+    require_trainable,
     require_training_data,
     require_usable_references,
 )
@@ -66,8 +67,8 @@ def build(campaign: Campaign) -> Plan:
 
     Raises:
         DataError: the data are missing or invalid, or lack what the defenses train on.
-        UsageError: a budget is larger than the distance between any two images, or an attack, a judge or an analysis uses another
-            defense's model for what that cannot do.
+        UsageError: a budget is larger than the distance between any two images, a defense cannot be trained under the threat model,
+            or an attack, a judge or an analysis uses another defense's model for what that cannot do.
     """
     data = load_splits(campaign.data.name, campaign.data.params, campaign.data.split)
     require_inputs_taken(campaign, data)
@@ -75,6 +76,7 @@ def build(campaign: Campaign) -> Plan:
     require_training_data(campaign, data)
     require_plausible_budgets(campaign, data)
     require_regions_fit(campaign, data)
+    require_trainable(campaign)
     campaign.class_groups(data.classes)  # says so where a group names a class that there is not
     capabilities: dict[str, Capabilities] = {}
     order = training_order(campaign)

@@ -126,6 +126,20 @@ def require_regions_fit(campaign: Campaign, data: Splits) -> None:
             )
 
 
+def require_trainable(campaign: Campaign) -> None:
+    """Refuse a campaign with a defense that cannot be trained under its threat model.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for name, defense in campaign.defenses.items():
+        if reason := defense.plugin.refusal(campaign.threat):
+            raise UsageError(
+                f"defense '{name}' ({defense.kind}) {reason}",
+                fix="leave it out, or evaluate it in a campaign under another threat model",
+            )
+
+
 def require_usable_references(campaign: Campaign, capabilities: Mapping[str, Capabilities]) -> None:
     """Refuse a campaign in which an attack, a judge or an analysis uses another defense's model for what that cannot do.
 

@@ -63,6 +63,15 @@ class InnerSteps(Params):
     step_size: float | None = Field(None, gt=0, description="in pixel units; default eps / 4")
     start: Start = Field("uniform", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
 
+    def under(self, threat: ThreatModel) -> ThreatModel:
+        """What is trained against in a campaign with this threat model."""
+        return ThreatModel(norm=threat.norm, eps=self.eps if self.eps is not None else threat.eps)
+
+    def refusal(self, threat: ThreatModel) -> str | None:
+        """Why examples of that kind cannot be made by projected gradient ascent, None where they can."""
+        reason = PGD().refusal(self.under(threat))
+        return None if reason is None else f"is trained with PGD, which {reason}"
+
 
 class TeacherInner(InnerSteps):
     """How the examples to train on are made, and what is climbed."""
@@ -104,13 +113,11 @@ class Adversary:
         Raises:
             UsageError: examples of that kind cannot be made by projected gradient ascent.
         """
-        eps = inner.eps if inner.eps is not None else threat.eps
-        trained_against = ThreatModel(norm=threat.norm, eps=eps)
-        reason = PGD().refusal(trained_against)
-        if reason is not None:
+        trained_against = inner.under(threat)
+        if (reason := inner.refusal(threat)) is not None:
             fix = f"use a threat model in pixels with one of the norms {', '.join(PGD.norms)}"
-            raise UsageError(f"adversarial training is done with PGD, which {reason}", fix=fix)
-        step_size = inner.step_size if inner.step_size is not None else inner.step_share * eps
+            raise UsageError(f"adversarial training {reason}", fix=fix)
+        step_size = inner.step_size if inner.step_size is not None else inner.step_share * trained_against.eps
         loss = inner.loss if isinstance(inner, TeacherInner) else "ce"
         return cls(trained_against, inner.steps, step_size, inner.start, loss)
 

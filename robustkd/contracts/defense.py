@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, overload, runtime_checkable
 
 from robustkd.contracts.capability import ORDINARY, Capabilities
 from robustkd.contracts.code import Code
@@ -78,6 +78,14 @@ class FitContext(Generic[Data]):
         return of_kind(self.targets[name], name, kind)
 
 
+@runtime_checkable
+class UnderThreat(Protocol):
+    """A parameter that is good for some threat models and not for others."""
+
+    def refusal(self, threat: ThreatModel) -> str | None:
+        """Why it cannot be used, None where it can."""
+
+
 class Defense(Plugin, ABC):
     """A defense: parameters, and ``fit``.
 
@@ -103,6 +111,17 @@ class Defense(Plugin, ABC):
     def reads_class_names(self) -> bool:
         """Whether ``fit`` looks at ``context.classes``: then other names of the same classes mean another training."""
         return False
+
+    def refusal(self, threat: ThreatModel) -> str | None:
+        """Why it cannot be trained under the campaign's threat model, None where it can.
+
+        By default it cannot where a parameter cannot be used: one with a ``refusal`` of its own, such as the inner maximisation.
+        """
+        if not self.uses_threat:
+            return None
+        parts = [getattr(self.params, name) for name in type(self.params).model_fields]
+        reasons = [reason for part in parts if isinstance(part, UnderThreat) and (reason := part.refusal(threat))]
+        return reasons[0] if reasons else None
 
     @property
     def served_tokens(self) -> int | None:

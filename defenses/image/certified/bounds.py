@@ -135,6 +135,13 @@ class BoundsTraining(Defense):
     uses_threat = True
     recipe: ClassVar[type[BoundsRecipe]]
 
+    def refusal(self, threat: ThreatModel) -> str | None:
+        """Bounds are those of balls in linf."""
+        budget = threat.budget
+        if isinstance(budget, PixelBudget) and budget.norm == "linf" and budget.where is None:
+            return super().refusal(threat)
+        return f"trains for balls in linf, and the threat model is {threat.plain}"
+
     def fit(self, context: FitContext) -> Target:
         """Train while the radius grows.
 
@@ -142,12 +149,8 @@ class BoundsTraining(Defense):
             UsageError: the threat model is no ball in linf.
             TargetError: a layer of the network has no known bounds.
         """
-        budget = context.threat.budget
-        if not isinstance(budget, PixelBudget) or budget.norm != "linf" or budget.where is not None:
-            raise UsageError(
-                f"'{self.name}' trains for balls in linf, and the threat model is {context.threat.plain}",
-                fix="use norm: linf without a region, or another defense",
-            )
+        if reason := self.refusal(context.threat):
+            raise UsageError(f"'{self.name}' {reason}", fix="use norm: linf without a region, or another defense")
         p = self.params
         steps = len(epoch_order(len(context.train), p.batch_size, context.seed, 0))
         return train(context, fresh_network(context, p.model, p.model_params), self.recipe(context.threat, p, steps), p)
