@@ -28,7 +28,7 @@ def target(name: str, shape: tuple[int, ...] = (3, 32, 32), classes: int = 10, *
 
 
 def test_every_architecture_of_the_catalogue_is_there() -> None:
-    assert len(ALL) == 15
+    assert len(ALL) == 16
     assert set(plugins.names("models")) >= FROM_TORCHVISION
 
 
