@@ -19,7 +19,8 @@ class Bracket:
         certified: the share that is proved to be robust.
         ci_low, ci_high: its 95 % interval over the choice of the samples.
         attacked: the share that neither an attack nor an analysis is known to break.
-        contradicted: how many samples are certified and broken all the same; one of the two is wrong.
+        contradicted: how many samples are certified and broken all the same; one of the two is wrong. A certificate that rests on draws is
+            about a vote of infinitely many: that an attack breaks a vote of a few on some of its draws, and not on all, is chance.
         open: how many are neither certified nor broken.
         analyses: by whose certificates.
         error: the probability at which the certificate of a sample may be wrong; 0 of proofs.
@@ -58,9 +59,11 @@ def bracket(certificates: Mapping[str, Certificate], held: np.ndarray, passes: S
     if not certificates:
         return None
     n = len(held)
-    robust, broken = np.zeros(n, dtype=bool), held <= 0
+    robust, proved, broken = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool), held <= 0
     for certificate in certificates.values():
         robust[: len(certificate.robust)] |= certificate.robust
+        if not certificate.error:
+            proved[: len(certificate.robust)] |= certificate.robust
         broken[: len(certificate.broken)] |= certificate.broken
     count = int(robust.sum())
     return Bracket(
@@ -69,7 +72,7 @@ def bracket(certificates: Mapping[str, Certificate], held: np.ndarray, passes: S
         ci_low=(interval := wilson(count, n))[0],
         ci_high=interval[1],
         attacked=float((held * ~broken).mean()),
-        contradicted=int((robust & ((held < 1) | broken)).sum()),
+        contradicted=int(((robust & broken) | (proved & (held < 1))).sum()),
         open=int((~robust & ~broken).sum()),
         analyses=list(certificates),
         error=max(certificate.error for certificate in certificates.values()),

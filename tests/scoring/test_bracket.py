@@ -65,3 +65,11 @@ def test_a_share_of_draws_below_one_contradicts_a_proof():
     found = bracket({"proof": Certificate([True, False], [False, False])}, np.array([0.9, 0.5]), [np.zeros(2)])
     assert found.contradicted == 1
     assert found.attacked == pytest.approx(0.7)
+
+
+def test_a_vote_that_is_lost_on_some_draws_contradicts_no_certificate_of_the_vote_of_infinitely_many() -> None:
+    """Of a defense by smoothing seven of 71 certified samples were told as contradicted: each had lost one draw of ten."""
+    robust, broken = [True, True, False], [False, False, False]
+    held = np.array([0.9, 0.0, 0.5])
+    assert bracket({"smoothing": Certificate(robust, broken, error=0.001)}, held, [np.zeros(3)]).contradicted == 1
+    assert bracket({"proof": Certificate(robust, broken)}, held, [np.zeros(3)]).contradicted == 2

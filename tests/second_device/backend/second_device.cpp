@@ -85,7 +85,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t bytes) const override { resize(storage, bytes); }
 };
 
-// --- kernels of its own: making, viewing and copying tensors, and convolutions, for which torch has no fallback
+// --- kernels of its own: making, viewing and copying tensors, convolutions, for which torch has no fallback, and batch normalisation
 
 c10::ScalarType allowed(std::optional<c10::ScalarType> dtype) {
   const auto wanted = c10::dtype_or_default(dtype);
@@ -185,6 +185,22 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(
   return {moved_here(of_x), moved_here(of_weight), moved_here(of_bias)};
 }
 
+// Its schema does not say that it writes into the running statistics, so those of a copy would be lost.
+std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& x, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
+                                              const std::optional<Tensor>& mean, const std::optional<Tensor>& variance, bool training,
+                                              double momentum, double eps) {
+  require_here(x, "native_batch_norm", "input");
+  const auto host = [](const std::optional<Tensor>& t, const char* argument) -> std::optional<Tensor> {
+    if (!t || !t->defined()) return std::nullopt;
+    require_here(*t, "native_batch_norm", argument);
+    return on_host(*t);
+  };
+  auto [y, saved_mean, saved_deviation] =
+      at::native_batch_norm(on_host(x), host(weight, "weight"), host(bias, "bias"), host(mean, "running_mean"),
+                            host(variance, "running_var"), training, momentum, eps);
+  return {moved_here(y), moved_here(saved_mean), moved_here(saved_deviation)};
+}
+
 // --- everything else: the CPU's kernel, once all tensors are known to be here
 
 void fall_back(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -226,6 +242,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_local_scalar_dense", &scalar);
   m.impl("convolution_overrideable", &convolution);
   m.impl("convolution_backward_overrideable", &convolution_backward);
+  m.impl("native_batch_norm", &batch_norm);
 }
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&fall_back>()); }
 
