@@ -151,6 +151,7 @@ class M2MKD(Defense):
 
     def _stages(self, context: FitContext, student: ClassifierTarget, teacher: Target) -> Iterator[Stage]:
         p = self.params
+        student.module.to(context.device)  # before a parameter of it is taken: on some devices the move makes another one
         own, theirs = transformer(student, "m2mkd"), transformer(teacher, "m2mkd")
         require_same_patches(own.positions.shape[1], theirs.positions.shape[1], "m2mkd")
         mine, known = Divided(own, p.modules), Divided(theirs, p.modules)

@@ -152,6 +152,7 @@ class StageList(Defense):
     def _stages(self, context: FitContext, student: ClassifierTarget) -> Iterator[Stage]:
         for (name, stage), defense in zip(self.params.named(), self._recipes, strict=True):
             with defense.training(context, student) as (recipe, trained):
+                trained.module.to(context.device)  # before its weights are taken: on some devices the move makes others
                 parts = parts_of(student, trained, stage.train)
                 yield Stage(name, trained, recipe, defense.params, parts, still=stage.train == "head")
 
