@@ -116,7 +116,7 @@ class Adversary:
         trained_against = inner.under(threat)
         if (reason := inner.refusal(threat)) is not None:
             fix = f"use a threat model in pixels with one of the norms {', '.join(PGD.norms)}"
-            raise UsageError(f"adversarial training {reason}", fix=fix)
+            raise UsageError(f"the defense {reason}", fix=fix)
         step_size = inner.step_size if inner.step_size is not None else inner.step_share * trained_against.eps
         loss = inner.loss if isinstance(inner, TeacherInner) else "ce"
         return cls(trained_against, inner.steps, step_size, inner.start, loss)

@@ -28,7 +28,7 @@ from robustkd.attacks.image.black_box.square import share_of_window, window
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize, no_gradient
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.objective import for_batch
-from robustkd.attacks.image.patch.placement import PatchAttack, pasted, random_places, sides_of
+from robustkd.attacks.image.patch.placement import PatchAttack, pasted, pixel_range, random_places, sides_of
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
@@ -55,7 +55,7 @@ class PatchProposals:
         draws, size = self.rng.fork("content").select(rows), max(1, math.ceil(math.sqrt(min(self.sides))) - 1)
         squares = tuple(math.ceil(side / size) for side in self.sides)
         colours = draws.integers((ball.centre.shape[1], *squares), 2).repeat_interleave(size, 2).repeat_interleave(size, 3)
-        low, high = _range(ball)
+        low, high = pixel_range(ball.bounds)
         content = low + (high - low) * colours[..., : self.sides[0], : self.sides[1]].to(ball.centre.dtype)
         return content, random_places(ball, self.sides, self.rng.fork("place").select(rows))
 
@@ -97,7 +97,7 @@ class PatchProposals:
         _, channels, height, width = content.shape
         side = self._side(t)
         top, left = (draws.integers((), size - side + 1) for size in (height, width))
-        low, high = _range(ball)
+        low, high = pixel_range(ball.bounds)
         if side > 1:
             colour = low + (high - low) * draws.integers((channels,), 2).to(content.dtype).view(-1, channels, 1, 1)
         else:
@@ -106,11 +106,6 @@ class PatchProposals:
                 changed = changed | draws.integers((channels,), 2).bool()
             colour = torch.where(changed.view(-1, channels, 1, 1), low + high - content, content)
         return torch.where(window(top, left, side, height, width), colour, content)
-
-
-def _range(ball: Ball) -> tuple[float, float]:
-    low, high = (float(torch.as_tensor(bound).flatten()[0]) for bound in ball.bounds)
-    return low, high
 
 
 class PatchRSParams(Params):

@@ -96,9 +96,15 @@ def pasted(images: Tensor, content: Tensor, places: Tensor) -> Tensor:
     return torch.where(rectangles(places, sides, images.shape[1:]), values, images)
 
 
+def pixel_range(bounds: tuple[float | Tensor, float | Tensor]) -> tuple[float, float]:
+    """The least and the greatest value of a pixel; a patch is for images, whose pixels share one range."""
+    low, high = (float(torch.as_tensor(bound).flatten()[0]) for bound in bounds)
+    return low, high
+
+
 def random_content(
     like: Tensor, sides: tuple[int, int], bounds: tuple[float | Tensor, float | Tensor], rng: SampleRng
 ) -> Tensor:
     """(B, C, h, w) uniform in the pixel range."""
-    low, high = (float(torch.as_tensor(bound).flatten()[0]) for bound in bounds)
+    low, high = pixel_range(bounds)
     return rng.uniform((like.shape[1], *sides), low, high, dtype=like.dtype)

@@ -99,6 +99,10 @@ class Free(OneNetwork):
     revisions = STEEPEST_REVISIONS
     source = "Shafahi et al. 2019, arXiv:1904.12843"
 
+    @override
+    def refusal(self, threat: ThreatModel) -> str | None:
+        return InnerMaximisation(eps=self.params.eps).refusal(threat)
+
     @contextmanager
     def training(self, context: FitContext, student: ClassifierTarget) -> Iterator[Prepared]:
         """The loss under the campaign's threat model, and the network."""

@@ -33,6 +33,7 @@ from robustkd.contracts import (
     SoftArrays,
     Target,
     TargetRef,
+    ThreatModel,
     UsageError,
     target_references,
 )
@@ -85,6 +86,10 @@ class TrainOnCondensed(Defense):
         super().__init__(params)
         self._recipe: Defense = self.params.recipe.make()
         self.uses_threat = self._recipe.uses_threat
+
+    @override
+    def refusal(self, threat: ThreatModel) -> str | None:
+        return self._recipe.refusal(threat)
 
     @override
     def files(self) -> list[Path]:

@@ -26,7 +26,7 @@ from pydantic_core import CoreSchema
 from typing_extensions import override
 
 from robustkd import plugins
-from robustkd.contracts import Defense, FitContext, ModelName, Params, Target, TargetRef
+from robustkd.contracts import Defense, FitContext, ModelName, Params, Target, TargetRef, ThreatModel
 from robustkd.contracts.json_value import JsonValue
 from robustkd.contracts.params import ModelParams
 from robustkd.defenses.training import OneNetwork, fresh_network, teacher
@@ -140,6 +140,11 @@ class StageList(Defense):
         super().__init__(params)
         self._recipes = [stage.recipe.of(self.params.model) for stage in self.params.stages]
         self.uses_threat = any(recipe.uses_threat for recipe in self._recipes)
+
+    @override
+    def refusal(self, threat: ThreatModel) -> str | None:
+        """That of the first recipe which has one."""
+        return next((reason for recipe in self._recipes if (reason := recipe.refusal(threat))), None)
 
     def fit(self, context: FitContext) -> Target:
         """Train the stages in order; each deploys its own epoch, as its recipe's ``selection`` says."""
