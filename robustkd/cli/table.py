@@ -124,20 +124,28 @@ def _caption(results: Results, others: Mapping[str, str]) -> str:
     return caption
 
 
-def _parts(columns: Sequence[_Column], screen: Console) -> list[list[_Column]]:
-    """All of them where they fit beside each other; else the details below the rest, as many at a time as fit."""
+def _parts(columns: Sequence[_Column], screen: Console, *, names: int = 1) -> list[list[_Column]]:
+    """All of them where they fit beside each other; else as many at a time as fit, the details below the rest.
 
-    def fits(together: Sequence[_Column]) -> bool:
-        wanted = screen.measure(_table(together), options=screen.options.update(width=10_000)).maximum
-        return wanted <= screen.width
+    Args:
+        names: how many of the first columns name a row; every part begins with them.
+    """
+
+    def fits(together: Sequence[_Column], *, wrapped: bool = False) -> bool:
+        wanted = screen.measure(_table(together), options=screen.options.update(width=10_000))
+        return (wanted.minimum if wrapped else wanted.maximum) <= screen.width
 
     if fits(columns):
         return [list(columns)]
-    parts = [[column for column in columns if not column.detail]]
-    for number, detail in enumerate(column for column in columns if column.detail):
-        if number == 0 or not fits([*parts[-1], detail]):
-            parts.append([columns[0]])
-        parts[-1].append(detail)
+    heads, parts = columns[:names], list[list[_Column]]()
+    for detail in (False, True):
+        part: list[_Column] | None = None
+        for column in columns[names:]:
+            if column.detail is not detail:
+                continue
+            if part is None or not fits([*part, column], wrapped=not detail):
+                parts.append(part := list(heads))
+            part.append(column)
     return parts
 
 
@@ -185,9 +193,13 @@ def _print_detection(results: Results, screen: Console) -> None:
         columns = [
             _Column("defense", [row.defense for row in rows], "left"),
             _Column("attack", [row.attack for row in rows], "left"),
-            *(_Column(name, [row.values[place] for row in rows]) for place, name in enumerate(detection_terms(results).head)),
+            *(
+                _Column(name, [row.values[place] for row in rows], detail=True)
+                for place, name in enumerate(detection_terms(results).head)
+            ),
         ]
-        screen.print("", _table(columns), sep="\n")
+        for part in _parts(columns, screen, names=2):
+            screen.print("", _table(part), sep="\n")
 
 
 def _print_undecided(results: Results) -> None:

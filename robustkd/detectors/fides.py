@@ -12,8 +12,9 @@ it there; the detector learns from tampered answers alone, and never from an att
 A tampered answer swaps the two largest probabilities: of all answers with another class it is the nearest one with the same numbers.
 
 From the authors: a verification model distilled from the service's, statistics of both answers (divergence, cosine, entropy), a detector on
-them, a re-classifier (``reclassified``). From us: the swap in the place of a trained generator of tampered answers; a logistic regression
-in the place of a network; any distillation in the place of layer-wise greedy unfreezing.
+them. Their re-classifier, which guesses the answer as it was before, is left out: a detector accepts or rejects. From us: the swap in the
+place of a trained generator of tampered answers; a logistic regression in the place of a network; any distillation in the place of
+layer-wise greedy unfreezing.
 
 Control: a verifier that is no student, such as ``random-teacher`` or the model itself, of which no statistic differs.
 
@@ -64,14 +65,6 @@ def tampered(p: Tensor) -> Tensor:
     swapped = p.clone()
     swapped[rows, first], swapped[rows, second] = p[rows, second], p[rows, first]
     return swapped
-
-
-def reclassified(p: Tensor, q: Tensor) -> Tensor:
-    """(B,) the class of answers that were tampered with, which is not the one that ``p`` names: of the others, that which both
-    answers together name, by the largest sum of log-probabilities.
-    """
-    both = p.clamp_min(1e-6).log() + q.clamp_min(1e-6).log()
-    return both.scatter(1, p.argmax(1, keepdim=True), -torch.inf).argmax(1)
 
 
 class Verified(nn.Module):

@@ -20,17 +20,35 @@ class DetectionTerms:
 
 
 _OF_IMAGES = DetectionTerms(
-    ("classifier wrong", "of these detected", "wrong and undetected", "false alarms", "right and accepted", "AUROC"),
+    (
+        "classifier wrong",
+        "of these detected",
+        "wrong and undetected",
+        "false alarms",
+        "right and accepted",
+        "AUROC",
+        "FPR at 95 %",
+    ),
     "Shares of all test samples, but for those detected; each with its 95 % interval, over several seeds the envelope of theirs. An "
     "attack succeeds where the classifier is wrong and the detector accepts. Right and accepted, which is the robust accuracy, counts "
-    "false alarms as errors. AUROC is the chance that a sample that fools the classifier scores higher than a clean one.",
+    "false alarms as errors. AUROC is the chance that a sample that fools the classifier scores higher than a clean one, and FPR at "
+    "95 % the share of clean samples that a threshold would reject that rejects 95 % of those.",
 )
 _OF_PROMPTS = DetectionTerms(
-    ("model alone complies", "of these rejected", "complied with behind it", "false alarms", "withstood", "AUROC"),
+    (
+        "model alone complies",
+        "of these rejected",
+        "complied with behind it",
+        "false alarms",
+        "withstood",
+        "AUROC",
+        "FPR at 95 %",
+    ),
     "Shares of all requests, but for those rejected, and for false alarms, which are of the harmless requests; each with its 95 % "
     "interval, over several seeds the envelope of theirs. The model alone is asked each attempt, until it complies with one. An attack "
     "succeeds where the model complies behind its guards. AUROC is the chance that a prompt that the model alone complies with scores "
-    "higher than a harmless one; a guard without a score rejects or does not.",
+    "higher than a harmless one, and FPR at 95 % the share of harmless ones that a threshold would reject that rejects 95 % of those; a "
+    "guard without a score rejects or does not.",
 )
 
 
@@ -61,15 +79,20 @@ def detection_rows(results: Results) -> list[DetectionRow]:
 def _values(told: Sequence[tuple[CellResult, Detection]]) -> tuple[str, ...]:
     seeds = [detection for _, detection in told]
     robust = [(cell.robust_accuracy, cell.ci_low or 0.0, cell.ci_high or 1.0) for cell, _ in told]
-    areas = [detection.auroc for detection in seeds if detection.auroc is not None]
     return (
         _rate([detection.fooled for detection in seeds]),
         _rate([detection.detected for detection in seeds]),
         _rate([detection.evaded for detection in seeds]),
         _rate([detection.false_alarms for detection in seeds]),
         _shown(robust),
-        number(sum(areas) / len(areas) if areas else None, 2),
+        number(_mean([detection.auroc for detection in seeds]), 2),
+        percent(_mean([detection.fpr95 for detection in seeds])),
     )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _rate(rates: Sequence[Rate]) -> str:

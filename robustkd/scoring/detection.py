@@ -40,6 +40,8 @@ class Detection:
         detected: of the fooled ones, the share that is rejected.
         auroc: the chance that a fooled sample scores higher than a clean one; 1/2 of a detector that knows nothing, None where no sample
             is fooled.
+        fpr95: the share of clean samples that would be rejected by the threshold that rejects 95 % of the fooled ones; None where no
+            sample is fooled.
     """
 
     false_alarms: Rate
@@ -47,6 +49,7 @@ class Detection:
     evaded: Rate
     detected: Rate
     auroc: float | None
+    fpr95: float | None = None
 
     @classmethod
     def of(cls, right: np.ndarray, fooled: np.ndarray, alarm: np.ndarray, clean_alarm: np.ndarray) -> Detection:
@@ -65,6 +68,7 @@ class Detection:
             Rate.of(broken & ~(alarm > 0)),
             Rate.of(alarm[broken] > 0),
             auroc(alarm[broken], clean_alarm),
+            false_alarms_at(0.95, alarm[broken], clean_alarm),
         )
 
 
@@ -96,8 +100,10 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float | None:
     return float((below + upto).mean() / (2 * len(ordered)))
 
 
-def false_alarms_at(positive: np.ndarray, negative: np.ndarray, detected: float = 0.95) -> float | None:
-    """The share of ``negative`` scores that are rejected by the threshold that rejects the share ``detected`` of the positive ones."""
+def false_alarms_at(detected: float, positive: np.ndarray, negative: np.ndarray) -> float | None:
+    """The share of ``negative`` scores that are rejected by the threshold that rejects the share ``detected`` of the positive ones; None
+    of no sample.
+    """
     if not len(positive) or not len(negative):
         return None
     threshold = np.sort(positive)[len(positive) - math.ceil(detected * len(positive))]

@@ -221,9 +221,12 @@ def test_the_report_and_the_command_tell_of_the_detector(tmp_path):
         matrix="{seeds: [0, 1], exclude: [{defense: plain, attack: unaware}]}",
     )
     (tmp_path / "tiny.yaml").write_text(text)
-    ended = CliRunner().invoke(cli, ["run", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "out"), "--workers", "0"])
+    narrow = CliRunner(env={"COLUMNS": "80"})
+    ended = narrow.invoke(cli, ["run", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "out"), "--workers", "0"])
     assert ended.exit_code == 0, ended.output
-    assert "wrong and undetected" in ended.stdout
+    for head in ("watched  unaware", "wrong and undetected", "right and accepted", "FPR at 95 %"):
+        assert head in ended.stdout
+    assert "…" not in ended.stdout
     for file in ("report.html", "report.md"):
         page = (tmp_path / "out" / file).read_text()
         assert "wrong and undetected" in page

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from robustkd.contracts import DataError
 from robustkd.scoring.detection import Detection, auroc, calibrated_threshold, false_alarms_at
@@ -33,10 +33,16 @@ def test_the_area_is_scikit_learn_s(positive, negative):
     assert auroc(positive, negative) == pytest.approx(roc_auc_score(labels, np.r_[positive, negative]))
 
 
-def test_false_alarms_at_a_share_of_detections():
-    assert false_alarms_at(np.arange(1, 101.0), np.array([0.0, 3, 5, 6, 200]), 0.95) == pytest.approx(2 / 5)
+@given(scores, scores, st.sampled_from([0.5, 0.95, 1]))
+def test_false_alarms_at_a_share_of_detections_are_the_lowest_of_scikit_learn_s_curve_there(positive, negative, detected):
+    labels = np.r_[np.ones(len(positive)), np.zeros(len(negative))]
+    fpr, tpr, _ = roc_curve(labels, np.r_[positive, negative], drop_intermediate=False)
+    assert false_alarms_at(detected, positive, negative) == pytest.approx(fpr[tpr >= detected - 1e-12].min())
+
+
+def test_of_no_sample_there_is_neither():
     assert auroc(np.zeros(0), np.ones(3)) is None
-    assert false_alarms_at(np.zeros(0), np.ones(3)) is None
+    assert false_alarms_at(0.95, np.zeros(0), np.ones(3)) is None
 
 
 def test_shares_by_hand():
@@ -48,4 +54,5 @@ def test_shares_by_hand():
     told = Detection.of(right, fooled, alarm, clean)
     assert (told.false_alarms.share, told.fooled.share, told.evaded.share, told.detected.share) == (0.1, 0.5, 0.2, 0.6)
     assert (told.detected.n, told.fooled.n) == (5, 10)
+    assert told.fpr95 == 1
     assert told.evaded.ci_low < 0.2 < told.evaded.ci_high
