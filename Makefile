@@ -10,7 +10,7 @@ CPU_TORCH   ?= https://download.pytorch.org/whl/cpu
 ACCELERATOR ?= $(shell command -v nvidia-smi rocminfo xpu-smi)
 TORCH       := $(shell grep -ohE '"torch(vision)?>=[^"]+"' setup.py | sort -u)
 
-.PHONY: install torch quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale bench-campaign bench-cluster doctor-lock verify-strength bench chaos chaos-cluster zoo exam tour gallery docs numbers clean
+.PHONY: install torch quickstart test notebooks test-slow check peers bench-attacks bench-training bench-llm bench-diffusion bench-scale bench-campaign bench-cluster doctor-lock verify-strength bench chaos chaos-cluster zoo exam tour gallery docs numbers versions clean
 
 install: $(STAMP)
 
@@ -100,6 +100,16 @@ chaos: install
 # A real Dask cluster, and Slurm where its daemons and dask-jobqueue are installed.
 chaos-cluster: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos/cluster.py
+
+# The default tests in an environment of their own, with the oldest versions that setup.py allows, or with the newest of another Python:
+# make versions RESOLUTION=highest PYTHON=python3.13
+RESOLUTION ?= lowest-direct
+VERSIONS   := build/$(RESOLUTION)-$(notdir $(PYTHON))
+versions: $(BIN)/uv
+	$(PYTHON) -m venv --clear $(VERSIONS)
+	$(BIN)/uv pip install --quiet --python $(VERSIONS)/bin/python --resolution $(RESOLUTION) --editable '.[dev,robustbench]'
+	PATH="$(abspath $(BIN)):$$PATH" $(VERSIONS)/bin/robustkd doctor --fix
+	$(VERSIONS)/bin/pytest -n 2 --dist loadfile -m "not slow and not network and not notebook"
 
 # Where each number of the docs came from, and which are older than what they speak of; fails where one is.
 numbers: install
