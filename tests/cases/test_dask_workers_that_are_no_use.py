@@ -160,15 +160,18 @@ class InOrder(Observer):
 
 def test_a_worker_that_keeps_what_a_cell_returned_holds_up_no_other(cluster, tmp_path, monkeypatch):
     """A suspended one does. The driver asked for what ended cells returned one after the other, each for as long as it took."""
-    fetched = distributed.Future._result
+    fetched, seen = distributed.Future._result, InOrder()
 
     async def late(future, *arguments, **keywords):
         if "pgd1" in future.key:
-            await asyncio.sleep(8)
+            for _ in range(600):  # for a minute at most
+                if len(seen.ended) == 4:
+                    break
+                await asyncio.sleep(0.1)
         return await fetched(future, *arguments, **keywords)
 
     monkeypatch.setattr(distributed.Future, "_result", late)
-    results = run(plan_of(), tmp_path / "out", engine(cluster), device="cpu", observers=[seen := InOrder()])
+    results = run(plan_of(), tmp_path / "out", engine(cluster), device="cpu", observers=[seen])
     assert not results.incomplete
     assert len(seen.ended) == 5
     assert "pgd1" in seen.ended[-1]
