@@ -23,6 +23,8 @@ def load(reference: str | Path) -> Campaign:
         UsageError: with every problem of the file, each with file, line, key and fix.
     """
     path = Path(reference)
+    if path.suffix in (".yaml", ".yml") and not path.exists():
+        raise UsageError(f"there is no file {path}", fix=presets.meant(str(reference)) or presets.NAMED)
     if path.suffix in (".yaml", ".yml") or path.exists():
         return from_text(read(path), str(path), path.resolve().parent)
     return from_text(presets.read(str(reference)), f"preset {reference}", Path.cwd())

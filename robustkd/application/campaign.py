@@ -215,7 +215,8 @@ def folder_of(reference: str) -> Path:
         folder = spec.load(reference).default_folder
     if folder is None or not folder.is_dir():
         raise UsageError(
-            f"there is no folder {folder or reference}", fix="name the folder that campaigns were run into, or run one"
+            f"there is no folder {folder or reference}",
+            fix=(None if folder else presets.meant(reference)) or "name the folder that campaigns were run into, or run one",
         )
     return folder
 

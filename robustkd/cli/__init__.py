@@ -6,6 +6,7 @@ import atexit
 import gc
 import importlib
 import os
+import re
 import sys
 from typing import Any
 
@@ -105,13 +106,28 @@ def _end() -> None:
         gc.freeze()
 
 
+def _tell_usage(error: click.ClickException) -> None:
+    """Print what is wrong with a command line in whole words, with the nearest of the words that can be used in its place."""
+    from robustkd.cli.options import tell
+    from robustkd.contracts.errors import suggestion
+
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    kind = getattr(getattr(error, "param", None), "type", None)
+    if isinstance(kind, click.Choice) and (wrong := re.search(r"'([^']*)' is not one of", message)):
+        hint = suggestion(wrong[1], map(str, kind.choices))
+        message = f"{message.rstrip('.')} ({hint})" if hint else message
+    if context is not None:
+        click.echo(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n", err=True)
+    tell(f"Error: {message}", stream=sys.stderr)
+
+
 def main() -> None:
     """The entry point: errors of ours become one message and an exit code."""
     atexit.register(_end)
     try:
         sys.exit(cli.main(standalone_mode=False))  # the code that a command gave to Exit, or None
     except click.ClickException as error:
-        error.show()
+        _tell_usage(error)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         # Of the others nothing is kept.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli.names import outputs
+from robustkd.cli.options import tell
 
 if TYPE_CHECKING:
     from robustkd.campaigns.comparison.snapshot import Snapshot
@@ -56,7 +57,7 @@ def command(
         raise UsageError(f"{results} is a baseline file, not results", fix="name a campaign or its output folder")
     defense = _only("defense", defense, found.defenses)
     if form == "adversarial":
-        click.echo(_adversarial(found, found.folder, out, defense, attack, seed, device))
+        tell(_adversarial(found, found.folder, out, defense, attack, seed, device))
         return
     if attack is not None:
         raise click.UsageError(f"--attack is for adversarial inputs; a {form} is of the whole defense")
@@ -66,7 +67,7 @@ def command(
 
         target = trained_folder(f"{found.folder}#{defense}/{seed}")
         assert target is not None
-        click.echo(export_model(target, Path(out), form, _model_card(found, found.results, defense, seed), code))
+        tell(export_model(target, Path(out), form, _model_card(found, found.results, defense, seed), code))
         return
     text = (_model_card if form == "model-card" else _robustbench)(found, found.results, defense, seed)
     _write_new(Path(out), text)

@@ -18,23 +18,23 @@ _COLUMNS = ("rank", "defense", "campaign", "clean", "worst case", "holds", "verd
 _IF_WIDE = ("holds", "seeds", "attacks")
 _WIDE = 110
 """Columns from which on the attacks have room beside the rest."""
-_COLOURS = {"credible": "", "suspect": "yellow", "not credible": "red"}
+_COLOURS = {"credible": "", "no verdict": "", "suspect": "yellow", "not credible": "red"}
 
 
 @click.command("leaderboard")
-@click.argument("folders", nargs=-1, required=True, metavar="RUNS...", shell_complete=outputs)
+@click.argument("folders", nargs=-1, metavar="[RUNS...]", shell_complete=outputs)
 @click.option("--markdown", is_flag=True, help="Print Markdown tables.")
 @json_option
 def command(folders: tuple[str, ...], markdown: bool, as_json: bool) -> None:
     """Rank the defenses of campaigns that were run: one table for each data and threat model, which alone can be compared.
 
-    RUNS: a campaign's output folder, its name below `runs`, a campaign (file or preset), or a folder that holds several, such as
-    `runs`. A number that must not be believed has no rank.
+    RUNS: a campaign's output folder, its name below `runs`, a campaign (file or preset), or a folder that holds several
+    [default: the folder runs]. A number that must not be believed has no rank.
     """
     from robustkd.application.campaign import folder_of
     from robustkd.reporting.leaderboard import boards, results_in
 
-    made = boards(results_in(map(folder_of, folders)))
+    made = boards(results_in(map(folder_of, folders or ("runs",))))
     if as_json:
         print_reserved(json.dumps([asdict(board) | {"same_attacks": board.same_attacks} for board in made], indent=1))
         return
@@ -50,7 +50,8 @@ def _cells(entry: Entry) -> tuple[str, ...]:
     if entry.robust_accuracy is not None and entry.ci_low is not None and entry.ci_high is not None:
         worst = f"{entry.robust_accuracy:.1%} [{entry.ci_low:.1%}, {entry.ci_high:.1%}]"
     rank = "-" if entry.rank is None else str(entry.rank)
-    verdict, seeds = entry.verdict or entry.status, str(len(entry.seeds))
+    verdict = entry.verdict or ("no verdict" if entry.status == "done" else entry.status)
+    seeds = str(len(entry.seeds))
     holds = ANSWERS[entry.holds]
     return rank, entry.defense, entry.campaign, clean, worst, holds, verdict, seeds, ", ".join(entry.attacks)
 
@@ -64,6 +65,7 @@ def _print(board: Board) -> None:
     from rich.text import Text
 
     from robustkd.reporting.formatting import counted
+    from robustkd.scoring.holds import ANSWERS
 
     screen = console()
     narrow = screen.width < _WIDE
@@ -84,6 +86,14 @@ def _print(board: Board) -> None:
         for (campaign, names), entries in _alike(board).items():
             seeds = counted(max(len(entry.seeds) for entry in entries), "seed")
             click.echo(whole_words(f"{campaign}, {seeds}: {', '.join(names)}", hanging="  "))
+        answers: dict[str, list[str]] = {}
+        for entry in board.entries:
+            answers.setdefault(ANSWERS[entry.holds], []).append(entry.defense)
+        click.echo(
+            whole_words(
+                "does it hold? " + "; ".join(f"{answer}: {', '.join(names)}" for answer, names in answers.items()), hanging="  "
+            )
+        )
     if remark := _remark(board):
         click.echo(whole_words(remark))
     click.echo("")

@@ -33,7 +33,7 @@ class Row(Members):
 
 
 @click.command("list")
-@click.argument("group", required=False, type=click.Choice([*plugins.GROUPS, "presets"]))
+@click.argument("group", required=False, metavar="[GROUP]", type=click.Choice([*plugins.GROUPS, "presets"]))
 @click.option(
     "--modality",
     type=click.Choice(("images", "text", "text-to-image")),
@@ -42,7 +42,11 @@ class Row(Members):
 @click.option("--members", is_flag=True, help="Also list the members of families, such as torchattacks:PGD (imports them).")
 @json_option
 def command(group: str | None, modality: str | None, members: bool, as_json: bool) -> None:
-    """List what is installed, each with a line on what it is: attacks, defenses, judges, checks, datasets, presets, and so on."""
+    """List what is installed, each with a line on what it is.
+
+    GROUP: attacks, defenses, judges, checks, analyses, datasets, models, transforms, detectors, condensers, targets, engines or presets
+    [default: all of them].
+    """
     from robustkd.campaigns.file import presets
 
     found: dict[str, list[plugins.PluginInfo]] = {

@@ -76,10 +76,15 @@ def command(campaign: str, out: Path | None, profile: Path | None, as_json: bool
     tell(f"{loaded.name}: {loaded.threat}, {loaded.data.name} ({tested}), seeds {_list(loaded.seeds)}")
     for note in data.notes:
         tell(f"data: {note}", "  ")
-    for kind, what in (("train", "trainings"), ("attack", "attacks"), ("checks", "sets of checks"), ("analysis", "analyses")):
+    for kind, one, several in (
+        ("train", "training", "trainings"),
+        ("attack", "attack", "attacks"),
+        ("checks", "set of checks", "sets of checks"),
+        ("analysis", "analysis", "analyses"),
+    ):
         ids = {cell.id for cell in laid_out.cells if cell.kind == kind}
         if ids or kind != "analysis":
-            click.echo(f"  {len(ids):>5} {what:<15} {len(done & ids)} finished")
+            click.echo(f"  {len(ids):>5} {one if len(ids) == 1 else several:<15} {len(done & ids)} finished")
     for name, use in loaded.defenses.items():
         after = f" after {_list(use.references)}" if use.references else ""
         attacked = dict.fromkeys(cell.attack for cell in laid_out.of("attack") if cell.defense == name)

@@ -19,6 +19,7 @@ class GridCell:
         status: the worst over seeds; ``skipped`` when planned out, ``absent`` when the campaign has no such pair.
         reason: why there is no value, or why it stands on fewer seeds; empty when all is well.
         finished, seeds: on how many seeds the value stands, out of how many.
+        ci_low, ci_high: the envelope of the seeds' 95 % intervals, or None.
     """
 
     defense: str
@@ -28,6 +29,8 @@ class GridCell:
     reason: str = ""
     finished: int = 0
     seeds: int = 0
+    ci_low: float | None = None
+    ci_high: float | None = None
 
 
 def grid(results: Results) -> list[list[GridCell]]:
@@ -53,4 +56,14 @@ def _cell(results: Results, defense: str, attack: str, cells: Sequence[CellResul
     reason = "; ".join(errors)
     if known and len(known) < len(cells):
         reason = f"mean of {len(known)} of {len(cells)} seeds" + (f": {reason}" if reason else "")
-    return GridCell(defense, attack, mean(known), worst_status(c.status for c in cells), reason, len(known), len(cells))
+    return GridCell(
+        defense,
+        attack,
+        mean(known),
+        worst_status(cell.status for cell in cells),
+        reason,
+        len(known),
+        len(cells),
+        min((cell.ci_low for cell in cells if cell.ci_low is not None), default=None),
+        max((cell.ci_high for cell in cells if cell.ci_high is not None), default=None),
+    )

@@ -151,7 +151,10 @@ def _module(location: str, reference: str) -> Any:
             return importlib.import_module(location)
         path = Path(location)
         if not path.is_file():
-            raise UsageError(f"'{reference}': there is no file {path}", fix="give the path from the campaign file's folder")
+            raise UsageError(
+                f"'{reference}': there is no file {path}",
+                fix="give the path from the campaign file's folder, or from here on the command line",
+            )
         name = f"robustkd_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None

@@ -61,7 +61,7 @@ def defense(result: DefenseResult) -> str:
     others = result.other_threats.items()
     attacks = counted(len(result.attacks), "attack")
     parts = [
-        f"{verdict_mark(result.verdict)}: {title}, **{percent(result.robust_accuracy)}** robust against {attacks} together "
+        f"{title}: **{percent(result.robust_accuracy)}** robust ({verdict_mark(result.verdict)}) against {attacks} together "
         f"({escape(', '.join(result.attacks))}; 95 % interval {interval(result.ci_low, result.ci_high)}) of "
         f"{_samples(result)}; {_unattacked(result)}.",
         f"{percent(result.unjudged)} of the requests could not be judged." if result.unjudged else "",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from robustkd.campaigns.execution.live import RunProgress
+from robustkd.reporting import formatting
 from robustkd.reporting.leaderboard import Board, Entry, boards
 from robustkd.scoring.holds import ANSWERS
+from robustkd.scoring.results import Results
 from robustkd.viewer.addresses import Address
 from robustkd.viewer.runs import Run
 from robustkd.viewer.site import Site
@@ -45,9 +47,10 @@ class Row:
 
 @dataclass(frozen=True)
 class ShownBoard:
-    """A leaderboard as far as it is searched for."""
+    """A leaderboard as far as it is searched for; ``threat`` is its threat model as pages have it."""
 
     board: Board
+    threat: str
     rows: tuple[Row, ...]
 
 
@@ -70,7 +73,10 @@ def leaderboard_page(site: Site, wanted: Address) -> str:
     asked = wanted.get("q").casefold().split()
     sort = wanted.get("sort") if wanted.get("sort") in _KEYS else "rank"
     falling = (wanted.get("order") or ("desc" if sort in FALLING else "asc")) == "desc"
-    shown = [ShownBoard(board, tuple(_sorted(_matching(board, asked), sort, falling))) for board in boards(found)]
+    shown = [
+        ShownBoard(board, _threat(board, found), tuple(_sorted(_matching(board, asked), sort, falling)))
+        for board in boards(found)
+    ]
     titles = site.runs.titles()
     return site.render(
         "leaderboard.html.j2",
@@ -85,6 +91,11 @@ def leaderboard_page(site: Site, wanted: Address) -> str:
         falling_columns=FALLING,
         several=len(runs) > 1,
     )
+
+
+def _threat(board: Board, found: Mapping[Path, Results]) -> str:
+    """The threat model that the campaigns of a leaderboard share."""
+    return formatting.threat(found[Path(board.entries[0].folder)].threat_model) if board.entries else board.threat
 
 
 def _matching(board: Board, asked: Sequence[str]) -> list[Row]:

@@ -48,7 +48,7 @@ class LiveCell:
 class LiveValue:
     """A field of the table while a campaign runs: the mean over the seeds that are done, None before their cells are read.
 
-    ``status`` says why there is none: it is left, done but not read, or it failed.
+    ``status`` says why there is none: it is to be done, done but not read, or it failed.
     """
 
     value: float | None
@@ -150,7 +150,7 @@ def _live_matrix(site: Site, run: Run) -> dict[str, object]:
             seeds = found.get((defense, attack), [])
             known = [value for value, _ in seeds if value is not None]
             done = sum(there for _, there in seeds)
-            status = lost.get((defense, attack)) or ("done" if done else "left" if seeds else "")
+            status = lost.get((defense, attack)) or ("done" if done else "to do" if seeds else "")
             values.append(LiveValue(sum(known) / len(known) if known else None, done, len(seeds), status))
         rows.append((defense, values))
     return {
@@ -180,9 +180,21 @@ def _number(site: Site, run: Run, cell_id: str, left: list[int]) -> float | None
     return site.numbers.get(key, read)
 
 
+def _label(name: str) -> str:
+    """What a number of a training is called on a page."""
+    return {"lr": "learning rate", "seconds": "time of the epoch"}.get(name, name.replace("_", " "))
+
+
+def _shown(name: str, value: float | None) -> str:
+    """A number of a training as its name says: a share, a time, or a number."""
+    if name == "seconds" and value is not None:
+        return formatting.seconds(value)
+    return formatting.percent(value) if name.endswith("accuracy") else formatting.number(value)
+
+
 def _live_cell(cell: RunningCell) -> LiveCell:
     last = cell.history[-1] if cell.history else {}
-    numbers = {name.replace("_", " "): formatting.number(value) for name, value in last.items() if name != "epoch"}
+    numbers = {_label(name): _shown(name, value) for name, value in last.items() if name != "epoch"}
     if "epoch" in last:
         numbers = {"epoch": f"{int(last['epoch'] or 0) + 1}", **numbers}
     names = dict.fromkeys(name for entry in cell.history for name in entry if name not in UNDRAWN)

@@ -173,8 +173,10 @@ def transcripts(entry: Entry) -> list[Transcript]:
 
 def _disputed(entry: Entry, n: int) -> np.ndarray:
     """(N,) bool, of an attack on requests whether the judges differ on the answer that decided each."""
-    differ = [len(set(one.verdicts.values())) > 1 for one in transcripts(entry)[:n]]
-    return np.array(differ + [False] * (n - len(differ)), dtype=bool)
+    disputed = np.zeros(n, dtype=bool)
+    for row, one in enumerate(transcripts(entry)[:n]):
+        disputed[row] = len(set(one.verdicts.values())) > 1
+    return disputed
 
 
 class KeptInputs:
@@ -187,7 +189,7 @@ class KeptInputs:
         """(*shape) float32, the input of a row; None where it was not kept, or its file is damaged.
 
         Args:
-            verified: False for what is not shown itself.
+            verified: False for what is not shown itself, or was compared with something else.
         """
         file = entry.folder / PERTURBATIONS
         if not entry.has(PERTURBATIONS):

@@ -212,7 +212,8 @@ def against_all(site: Site, run: Run, table: SampleTable, data: CleanData, row: 
     """What each attack did to one sample, those that broke it first."""
     breakers = table.breakers(row)
     order = sorted(table.attacks, key=lambda attack: attack not in breakers)
-    return [_against(site, run, table, data, attack, row) for attack in order]
+    budgets = _budgets(run)
+    return [_against(site, run, table, data, attack, budgets.get(attack.attack, ""), row) for attack in order]
 
 
 def table_of(site: Site, run: Run, defense: str, seed: int) -> SampleTable:
@@ -302,8 +303,7 @@ def _fooled(table: SampleTable, attack: AttackedRows, row: int) -> bool:
     return bool(attack.after[row] != table.label[row] and np.isfinite(attack.spent[row]))
 
 
-def _against(site: Site, run: Run, table: SampleTable, data: CleanData, attack: AttackedRows, row: int) -> Against:
-    budget = _budget(run, attack)
+def _against(site: Site, run: Run, table: SampleTable, data: CleanData, attack: AttackedRows, budget: str, row: int) -> Against:
     told = Against(
         attack.attack,
         _outcome(table, int(attack.state[row]), row),
@@ -319,7 +319,7 @@ def _against(site: Site, run: Run, table: SampleTable, data: CleanData, attack: 
     if not _kept(attack.entry, row):
         return told
     clean, adversarial = data.image(row), site.inputs.row(attack.entry, row, verified=False)
-    told = replace(told, scores=_scores(site, data, attack.entry, row, int(table.label[row])))
+    told = replace(told, scores=_scores(site, data, table, attack, row))
     if adversarial is None or adversarial.ndim != 3:
         return told
     both = clean is not None and clean.shape == adversarial.shape
@@ -332,10 +332,25 @@ def _against(site: Site, run: Run, table: SampleTable, data: CleanData, attack: 
     )
 
 
-def _scores(site: Site, data: CleanData, entry: Entry, row: int, label: int) -> tuple[Scored, ...]:
-    """The logits of the classes that matter to one sample, the highest after the attack first."""
-    logits = site.inputs.row(entry, row, "logits")
+def _logits(site: Site, table: SampleTable, attack: AttackedRows, row: int) -> np.ndarray | None:
+    """(2, K) float32, the logits of a row's clean and perturbed input; None where they were not kept, or are damaged.
+
+    Where they give the classes that the checked samples.parquet has, the file that they are in is not read to its end: of fifty attacks
+    that took most of a page's time. Its pictures are shown only after it was.
+    """
+    logits = site.inputs.row(attack.entry, row, "logits", verified=False)
     if logits is None or logits.ndim != 2 or len(logits) != 2 or not np.isfinite(logits).all():
+        return None
+    classes = [-1 if side is None else int(side[row]) for side in (table.before, attack.after)]
+    if all(0 <= k < logits.shape[1] and side[k] == side.max() for k, side in zip(classes, logits, strict=True)):
+        return logits
+    return site.inputs.row(attack.entry, row, "logits")
+
+
+def _scores(site: Site, data: CleanData, table: SampleTable, attack: AttackedRows, row: int) -> tuple[Scored, ...]:
+    """The logits of the classes that matter to one sample, the highest after the attack first."""
+    logits, label = _logits(site, table, attack, row), int(table.label[row])
+    if logits is None:
         return ()
     logits = logits.astype(np.float64)
     shares = np.exp(logits - logits.max(1, keepdims=True))
@@ -394,11 +409,11 @@ def _picture(run: Run, entry: Entry, row: int, which: str) -> Address:
     return address("image", run=run.key, cell=entry.meta.id, row=row, which=which)
 
 
-def _budget(run: Run, attack: AttackedRows) -> str:
-    """The threat model of an attack, in words; "" before there are results."""
+def _budgets(run: Run) -> dict[str, str]:
+    """The threat model of each attack, in words; of none before there are results."""
     results = run.results
-    cell = next((cell for cell in results.cells if cell.attack == attack.attack), None) if results else None
-    return formatting.threat(cell.threat_model) if cell else ""
+    first = {cell.attack: cell for cell in reversed(results.cells)} if results else {}
+    return {attack: formatting.threat(cell.threat_model) for attack, cell in first.items()}
 
 
 def _spent(attack: AttackedRows, row: int) -> str:

@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { open, picture, SCHEMES, WIDTHS, withBrowser } from "./browser.mjs";
 
+const BETWEEN = [1100, 950, 780, 600]; // a window beside another one, a frame of MLflow's, a tablet
 const [url, folder, name] = process.argv.slice(2);
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
@@ -17,7 +18,13 @@ const results = await withBrowser(async (browser) => {
       await page.addStyleTag({ content: ".scroll { background: none !important; }" });
       await page.evaluate(axe); // through the protocol: the page's own policy lets no other script in
       const { violations, incomplete, passes } = await page.evaluate(() => axe.run(document));
-      const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+      const overflow = () => page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+      let wide = await overflow();
+      if (await page.$(".harmful")) await picture(page, folder, `${name}-unfolded-${width}-${scheme}`);
+      for (const between of width === WIDTHS[0] && scheme === SCHEMES[0] ? BETWEEN : []) {
+        await page.setViewport({ width: between, height: 900 });
+        wide = Math.max(wide, await overflow());
+      }
       const brief = (findings) =>
         findings.map(({ id, impact, nodes }) => ({ id, impact, nodes: nodes.length, first: nodes[0].html.slice(0, 200), why: nodes[0].failureSummary }));
       found.push({

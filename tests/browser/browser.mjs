@@ -39,5 +39,8 @@ export async function open(browser, url, { width = 1280, scheme = "light", scrip
 
 export async function picture(page, folder, name, fullPage = true) {
   mkdirSync(folder, { recursive: true });
+  // What is below the window is loaded when it is scrolled to; a picture of the whole page has it as well.
+  await page.$$eval("img", (images) => { for (const image of images) image.loading = "eager"; }).catch(() => undefined);
+  await page.waitForFunction(() => [...document.images].every((image) => image.complete)).catch(() => undefined);
   await page.screenshot({ path: join(folder, `${name}.png`), fullPage });
 }

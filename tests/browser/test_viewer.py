@@ -60,6 +60,7 @@ def test_a_running_campaign_has_no_finding_of_axe(node, screenshots, tmp_path, m
 
 def test_a_reader_finds_failures_walks_and_compares(node, screenshots, address):
     told = node("viewer.mjs", address + "/", screenshots)
+    assert {number == answer for number, answer in told["colours"]} == {True}  # what does not hold is not green
     assert "q=pictures" in told["searched"]
     assert "show=broken" in told["list"]
     assert told["opened"] == told["back"] == told["shared"]

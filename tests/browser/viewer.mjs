@@ -14,6 +14,8 @@ const told = await withBrowser(async (browser) => {
     return page.$eval("h1", (title) => title.textContent);
   };
   const title = () => page.$eval("h1", (found) => found.textContent);
+  const colours = await page.$$eval(".board tbody tr", (rows) => rows.map((row) =>
+    [".headline b", "[data-label=Holds] b"].map((part) => getComputedStyle(row.querySelector(part)).color)));
   await page.type("#q", "pictures");
   await Promise.all([page.waitForNavigation({ waitUntil: "load" }), page.keyboard.press("Enter")]);
   const searched = page.url();
@@ -38,6 +40,6 @@ const told = await withBrowser(async (browser) => {
   const sides = await page.$$eval(".sides h2", (found) => found.length);
   await picture(page, folder, "viewer-compare");
   const outside = page.requests.filter((address) => !address.startsWith(url) && !address.startsWith("data:"));
-  return { searched, list, first, opened, next, back, up, shared, loaded, sides, outside, complaints: page.complaints };
+  return { colours, searched, list, first, opened, next, back, up, shared, loaded, sides, outside, complaints: page.complaints };
 });
 console.log(JSON.stringify(told));

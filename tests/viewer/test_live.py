@@ -78,6 +78,6 @@ def test_a_run_whose_process_is_gone_has_stopped(tmp_path, finished):
         assert "Stopped" in answer.page.words
         assert "data-live" not in answer.text
         assert "fgsm" in answer.page.words  # its table is that of what is stored
-        assert "about" not in answer.page.words.split("Left")[1][:20]
+        assert "about" not in answer.page.words.split("Time left")[1][:20]
         (tmp_path / "runs/pictures" / PROGRESS).write_text("[" * 100_000)
         assert "Stopped" not in get("campaign", run="pictures").page.words

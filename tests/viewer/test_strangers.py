@@ -6,6 +6,7 @@ import json
 import socket
 
 import pytest
+from safetensors.numpy import load_file, save_file
 from viewer.conftest import rewritten, served
 
 from robustkd.viewer.server import HOSTS
@@ -146,6 +147,17 @@ def test_results_that_cannot_be_read_are_a_sentence(runs, text):
         answer = get("campaign", run="pictures")
         assert answer.status == 200
         assert "results.json" in answer.page.words
+
+
+def test_damaged_logits_are_not_shown(runs):
+    address = {"run": "pictures", "defense": "plain", "seed": 0, "n": 1}
+    with served(runs) as get:
+        assert "Logit, clean" in get("sample", **address).page.words
+    for file in (runs / "pictures").glob("cells/*/*/adversarial.safetensors"):
+        arrays = load_file(file)
+        save_file(arrays | {"logits": -arrays["logits"]}, file)  # other classes come first than those that were predicted
+    with served(runs) as get:
+        assert "Logit, clean" not in get("sample", **address).page.words
 
 
 def test_a_damaged_picture_is_not_shown(runs):

@@ -140,7 +140,7 @@ def test_a_change_beyond_the_budget_is_called_so(get, finished):
     beyond = np.flatnonzero(found.eligible & ~found.success & (found.after != found.label) & np.isfinite(found.distance))
     if not len(beyond):
         pytest.skip("all that was found is within the budget")
-    assert "outside of L∞ ≤ 0.1" in get("sample", run="pictures", defense="robust", seed=0, n=beyond[0]).page.words
+    assert "outside the budget L∞ ≤ 0.1" in get("sample", run="pictures", defense="robust", seed=0, n=beyond[0]).page.words
 
 
 def test_a_conversation_is_behind_a_click_with_what_the_attack_changed_and_each_judge(get):

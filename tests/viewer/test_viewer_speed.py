@@ -25,6 +25,11 @@ def cell_id(defense: int, attack: int) -> str:
     return digest("made up", defense, attack)
 
 
+def logits(*classes: np.ndarray) -> np.ndarray:
+    """(N, len(classes), 10) float32, of which each (N,) class is the highest."""
+    return np.eye(10, dtype=np.float32)[np.stack(classes, 1)]
+
+
 def made_up(folder: Path) -> None:
     """Results of 500 cells, of which those of the first defense are in the store."""
     rng = np.random.default_rng(0)
@@ -50,7 +55,7 @@ def made_up(folder: Path) -> None:
                 meta = AttackMeta(defense="defense-0", seed=0, wall_seconds=1.0, attack=f"attack-{a}", kept=500)
                 with store.write(id_, meta) as draft:
                     record = AttackRecord(outcome, np.where(success, 8 / 255, np.inf))
-                    samples.write(record, rng.random((500, 3, 32, 32), np.float32), draft)
+                    samples.write(record, rng.random((500, 3, 32, 32), np.float32), draft, logits=logits(before, after)[:500])
         attacks = [f"attack-{a}" for a in range(ATTACKS)]
         more = (N, 0.9, 0.3 + d / 20, 0.29, 0.31, attacks, "credible")
         defenses.append(DefenseResult(f"defense-{d}", 0, "made-up", "done", "linf", 8 / 255, *more, curve=curve))
@@ -76,7 +81,7 @@ def test_pages_of_a_large_campaign_come_at_once(tmp_path):
         assert "attack-49" in ask("campaign", "campaign", run="large")
         of = {"run": "large", "defense": "defense-0", "seed": 0}
         ask("list", "samples", **of)
-        assert "attack-49" in ask("sample", "sample", n=7, **of)
+        assert ask("sample", "sample", n=7, **of).count('<table class="scores">') == ATTACKS
         ask("another sample", "sample", n=8000, show="broken", by="attack-7", **of)
         ask("page 150", "samples", page=150, **of)
         assert get("image", run="large", cell=cell_id(0, 3), row=7, which="adversarial").body[:4] == b"\x89PNG"

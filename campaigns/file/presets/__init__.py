@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
+from pathlib import Path
 
 from robustkd.contracts import UsageError, suggestion
+
+NAMED = "name a campaign file, a results folder or its name below runs, or a preset (robustkd list presets)"
+"""How a campaign is named."""
 
 
 def names() -> list[str]:
@@ -16,9 +20,16 @@ def names() -> list[str]:
 def read(name: str) -> str:
     """The text of a packaged campaign; ``UsageError`` when there is none of that name."""
     if name not in names():
-        hint = suggestion(name, names()) or f"presets: {', '.join(names())}"
-        raise UsageError(f"'{name}' is neither a campaign file nor a preset", fix=hint)
+        raise UsageError(f"'{name}' is neither a campaign file nor a preset", fix=meant(name) or NAMED)
     return files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def meant(reference: str) -> str | None:
+    """The preset, the campaign file or the results that have nearly the name of a campaign that is not there, as a question."""
+    folder = Path(reference).parent
+    here = [str(path) for ending in ("*.yaml", "*.yml") for path in folder.glob(ending)]
+    run = [path.parent.name for path in Path("runs").glob("*/campaign.yaml")]
+    return suggestion(reference, [*names(), *here, *run])
 
 
 def summary(name: str) -> str:
