@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
-from robustkd.contracts import FitContext, ThreatModel
+from robustkd.contracts import Defense, FitContext, ThreatModel
 from robustkd.contracts.params import AddedLater
 from robustkd.defenses.training.awp import AWPParams, perturbed
 from robustkd.defenses.training.batches import Minibatch
@@ -124,6 +124,15 @@ class TeacherRecipe(AdversarialRecipe):
         super().__init__(adversary, threat, params)
         self.teacher = teacher
         self.match_gradients(teacher)
+
+
+class OptionallyAdversarial(Defense):
+    """A defense that is trained on adversarial examples where its parameter ``inner`` asks for them."""
+
+    @property
+    def uses_threat(self) -> bool:  # type: ignore[override]
+        """Whether it is trained on adversarial examples."""
+        return self.params.inner is not None
 
 
 class AdversarialTraining(OneNetwork):

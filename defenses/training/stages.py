@@ -7,7 +7,7 @@ features: a linear probe on what it has learnt (``probe``), or fine-tuning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,7 +60,8 @@ class Stage:
         trained: the network, or a target that holds it.
         recipe: the loss.
         settings: how long and how fast.
-        parts: what is trained; None trains everything.
+        parts: says what is trained, when the network is on its device: on some devices the move makes other weights. None trains
+            everything.
         data: what is changed of the context, such as its training images.
         still: whether the network is in evaluation mode meanwhile, since only its last layer learns.
     """
@@ -69,7 +70,7 @@ class Stage:
     trained: ClassifierTarget
     recipe: Recipe[ClassifierTarget]
     settings: TrainParams
-    parts: Sequence[nn.Module] | None = None
+    parts: Callable[[], Sequence[nn.Module]] | None = None
     data: Mapping[str, Any] | None = None
     still: bool = False
 
@@ -84,8 +85,8 @@ def run_stages(context: FitContext, stages: Iterable[Stage]) -> None:
             context.log(before + epoch, metrics)
 
         own = replace(context, checkpoints=context.checkpoints / stage.name, log=log, **(stage.data or {}))
-        module = stage.trained.module
-        with only(module, stage.parts), still(module) if stage.still else nullcontext():
+        module = stage.trained.to(context.device).module
+        with only(module, stage.parts() if stage.parts else None), still(module) if stage.still else nullcontext():
             train(own, stage.trained, stage.recipe, stage.settings)
         done += stage.settings.epochs
 
@@ -97,14 +98,14 @@ def only(module: nn.Module, parts: Sequence[nn.Module] | None) -> Iterator[None]
         yield
         return
     wanted = {weight for part in parts for weight in part.parameters()}
-    before = [(weight, weight.requires_grad) for weight in module.parameters()]
-    for weight, _ in before:
+    before = {name: weight.requires_grad for name, weight in module.named_parameters()}
+    for weight in module.parameters():
         weight.requires_grad_(weight in wanted)
     try:
         yield
     finally:
-        for weight, flag in before:
-            weight.requires_grad_(flag)
+        for name, weight in module.named_parameters():  # by name: they may be others by now, which a move to a device has made
+            weight.requires_grad_(before[name])
 
 
 @contextmanager
@@ -135,4 +136,4 @@ def finishing(student: ClassifierTarget, settings: StagedParams, data: Mapping[s
 
 def probe(student: ClassifierTarget, settings: TrainParams, data: Mapping[str, Any] | None = None) -> Stage:
     """The stage in which the last linear layer alone learns the labels, on features that stay as they are."""
-    return Stage("probe", student, LabelRecipe(), settings, [last_linear(student.module)], data, still=True)
+    return Stage("probe", student, LabelRecipe(), settings, lambda: [last_linear(student.module)], data, still=True)

@@ -12,9 +12,9 @@ it there; the detector learns from tampered answers alone, and never from an att
 A tampered answer swaps the two largest probabilities: of all answers with another class it is the nearest one with the same numbers.
 
 From the authors: a verification model distilled from the service's, statistics of both answers (divergence, cosine, entropy), a detector on
-them. Their re-classifier, which guesses the answer as it was before, is left out: a detector accepts or rejects. From us: the swap in the
-place of a trained generator of tampered answers; a logistic regression in the place of a network; any distillation in the place of
-layer-wise greedy unfreezing.
+them, a re-classifier (the analysis ``tampered-answers`` counts what both are worth there). From us: the swap in the place of a trained
+generator of tampered answers; a logistic regression in the place of a network; any distillation in the place of layer-wise greedy
+unfreezing.
 
 Control: a verifier that is no student, such as ``random-teacher`` or the model itself, of which no statistic differs.
 
@@ -33,6 +33,7 @@ from typing_extensions import override
 from robustkd.contracts import BaseTarget, Detector, FitContext, Params, Target, TargetError, TargetRef
 from robustkd.contracts.target import of_kind
 from robustkd.lazy import nn, torch
+from robustkd.targets.verified_answers import tampered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,15 +59,6 @@ def statistics(p: Tensor, q: Tensor) -> Tensor:
     return torch.stack([kl, apart, -(p * log_p).sum(1), -(q * log_q).sum(1)], 1)
 
 
-def tampered(p: Tensor) -> Tensor:
-    """(B, K) probabilities with the two largest swapped."""
-    first, second = p.topk(2, dim=1).indices.unbind(1)
-    rows = torch.arange(len(p), device=p.device)
-    swapped = p.clone()
-    swapped[rows, first], swapped[rows, second] = p[rows, second], p[rows, first]
-    return swapped
-
-
 class Verified(nn.Module):
     """The score. It shares the verifier's weights."""
 
@@ -84,7 +76,11 @@ class Verified(nn.Module):
 
     def forward(self, inputs: Tensor, logits: Tensor) -> Tensor:
         """(B, *shape) and (B, K) -> (B,) the log-odds of a tampered answer."""
-        return self.log_odds(statistics(logits.softmax(1), self.verifier(inputs).softmax(1)))
+        return self.of_answers(logits.softmax(1), self.verifier(inputs).softmax(1))
+
+    def of_answers(self, p: Tensor, q: Tensor) -> Tensor:
+        """See ``ScoresAnswers``."""
+        return self.log_odds(statistics(p, q).to(self.weight))
 
     def log_odds(self, found: Tensor) -> Tensor:
         """(B, 4) statistics -> (B,)."""

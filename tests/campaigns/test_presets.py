@@ -62,25 +62,69 @@ def test_each_of_the_newest_stands_beside_itself_without_its_idea() -> None:
     assert {use.kind for use in uses.values()} >= {"akd2", "iad-ii", "adaad", "adaiad"}
 
 
-@pytest.mark.parametrize(
-    ("preset", "row", "control", "idea"),
-    [
-        ("representation-students-small", "m2mkd-robust", "m2mkd-control", {"alpha"}),
-        ("representation-students-small", "krr-st", "krr-st-control", {"learnt"}),
-        ("representation-students-small", "ssld", "ssld-control", {"unlabelled"}),
-        ("representation-students-small", "robust-finetuned", "robust-probe", {"stages"}),
-        ("adaptive-students-small", "acm", "acm-control", {"entropy_weight", "diversity_weight"}),
-        ("adaptive-students-small", "multi-exit", "multi-exit-control", {"weight"}),
-        ("long-tail-small", "mdcs", "plain", {"priors", "weight"}),
-        ("long-tail-small", "mdcs", "priors", {"weight"}),
-        ("long-tail-small", "mdcs", "agreement", {"priors"}),
-    ],
-)
+WITHOUT_THEIR_IDEA = [
+    ("representation-students-small", "m2mkd-robust", "m2mkd-control", {"alpha"}),
+    ("representation-students-small", "krr-st", "krr-st-control", {"learnt"}),
+    ("representation-students-small", "ssld", "ssld-control", {"unlabelled"}),
+    ("representation-students-small", "robust-finetuned", "robust-probe", {"stages"}),
+    ("representation-students-small", "dmae-robust", "dmae-whole", {"mask"}),
+    ("representation-students-small", "logits-robust", "kd-robust", {"alpha", "epochs"}),
+    ("representation-students-small", "hybrid-robust", "features-robust", {"relations"}),
+    ("representation-students-small", "further", "further-control", {"weight"}),
+    ("representation-students-small", "weighted", "weighted-control", {"power"}),
+    ("adaptive-students-small", "acm", "acm-control", {"entropy_weight", "diversity_weight"}),
+    ("adaptive-students-small", "multi-exit", "multi-exit-control", {"weight"}),
+    ("adaptive-students-small", "elastic", "elastic-control", {"trained"}),
+    ("long-tail-small", "mdcs", "plain", {"priors", "weight"}),
+    ("long-tail-small", "mdcs", "priors", {"weight"}),
+    ("long-tail-small", "mdcs", "agreement", {"priors"}),
+    ("continual-small", "wa", "replay", {"distil", "align"}),
+    ("continual-small", "wa-at", "replay-at", {"distil", "align"}),
+    ("continual-small", "replay", "finetune", {"memory"}),
+    ("continual-small", "replay-infinite", "replay", {"infinite", "schedule"}),
+    ("continual-small", "onpro", "onpro-control", {"prototypes", "feedback"}),
+    ("continual-small", "flair", "flair-control", {"beta"}),
+    ("continual-small", "taba", "taba-control", {"gamma"}),
+    ("unlabelled-small", "wad", "wad-equal", {"weigh"}),
+    ("unlabelled-small", "wad", "labels-alone", {"unlabelled"}),
+    ("unlabelled-small", "unfused", "unfused-labels", {"cluster_epochs"}),
+    ("unlabelled-small", "unfused", "unfused-encoder", {"fresh"}),
+]
+OTHERS_WITHOUT_IT = [
+    # By another plug-in, with the parameters that both have.
+    ("representation-students-small", "dmae-robust", "mae"),
+    ("representation-students-small", "mi-alpha-robust", "kd-robust"),
+    ("representation-students-small", "voting", "standard"),
+    ("representation-students-small", "nearest", "weighted-control"),
+    ("continual-small", "pcr", "replay"),
+    ("continual-small", "hpcr", "pcr"),
+]
+
+
+@pytest.mark.parametrize(("preset", "row", "control", "idea"), WITHOUT_THEIR_IDEA)
 def test_a_row_and_its_control_differ_by_the_idea_alone(preset: str, row: str, control: str, idea: set[str]) -> None:
     uses = spec.load(preset).defenses
     with_it, without = (uses[each].plugin.params.model_dump() for each in (row, control))
     assert uses[row].kind == uses[control].kind
     assert {key for key in with_it.keys() | without.keys() if with_it.get(key) != without.get(key)} == idea
+
+
+@pytest.mark.parametrize(("preset", "row", "control"), OTHERS_WITHOUT_IT)
+def test_a_row_whose_control_is_another_plug_in_shares_its_settings(preset: str, row: str, control: str) -> None:
+    uses = spec.load(preset).defenses
+    with_it, without = (uses[each].plugin.params.model_dump() for each in (row, control))
+    assert uses[row].kind != uses[control].kind
+    shared = with_it.keys() & without.keys()
+    assert {"epochs", "lr", "batch_size", "optimiser", "schedule"} <= shared
+    assert {key for key in shared if with_it[key] != without[key]} == set()
+
+
+@pytest.mark.parametrize("preset", sorted({preset for preset, *_ in WITHOUT_THEIR_IDEA}))
+def test_every_method_of_these_presets_has_a_control(preset: str) -> None:
+    """What has none is a teacher, a control itself, or trained as usual."""
+    uses = spec.load(preset).defenses
+    answered = {uses[row].kind for _, row, *_ in (*WITHOUT_THEIR_IDEA, *OTHERS_WITHOUT_IT) if row in uses}
+    assert {use.kind for use in uses.values()} - answered <= {"standard", "pgd-at", "mae", "kd", "sub-network"}
 
 
 def ideas(uses: Any, pairs: list[tuple[str, str, set[str]]]) -> None:

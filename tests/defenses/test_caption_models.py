@@ -15,7 +15,7 @@ import torch
 import robustkd
 from robustkd.contracts import Arrays, FitContext, UsageError
 from robustkd.data import SplitParams, load_splits
-from robustkd.defenses.image.representations.captions import caption_competition
+from robustkd.defenses.image.representations.captions import caption_student
 from robustkd.defenses.image.representations.captions.caption_competition import (
     CaptionCompetition,
     CaptionCompetitionParams,
@@ -25,7 +25,6 @@ from robustkd.defenses.image.representations.captions.caption_competition import
 from robustkd.defenses.image.representations.captions.caption_distil import (
     CaptionDistil,
     CaptionDistilParams,
-    MimicRecipe,
     PreferenceRecipe,
     preference_loss,
     wrong_captions,
@@ -38,6 +37,7 @@ from robustkd.defenses.image.representations.captions.caption_pretrain import (
     fresh_captioner,
     own_captions,
 )
+from robustkd.defenses.image.representations.captions.caption_student import MimicRecipe
 from robustkd.defenses.training import Minibatch
 from robustkd.plugin_kit import fixtures
 from robustkd.targets import load_target, save_target
@@ -259,7 +259,7 @@ def test_each_round_repeats_and_moves_the_images_where_the_teacher_is_ahead(
             assert isinstance(stage.recipe, MimicRecipe)
             pools.append(((stage.data or {}).get("train", given.train), stage.recipe.tones))
 
-    monkeypatch.setattr(caption_competition, "run_stages", ran)
+    monkeypatch.setattr(caption_student, "run_stages", ran)
     teacher, given = captioner(context(), "another"), context()
     params = CaptionCompetitionParams(
         teacher="teacher", student="tiny-cnn", dimensions=8, width=12, epochs=2, rounds=2, compete=compete

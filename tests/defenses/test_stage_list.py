@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -84,6 +85,51 @@ def test_what_is_trained_beside_the_network_is_trained_with_either_part(context)
     target = StageList(StageListParams(model="tiny-cnn", model_params={"width": 3}, stages=stages)).fit(given)
     assert "mutual_information" in logs[0]
     assert not any("own" in name for name, _ in target.module.named_parameters())
+
+
+MOVED = {
+    "stages": {**MODEL, "stages": [{**PLAIN, "train": "head"}, {**PLAIN, "train": "body"}, PLAIN]},
+    "m2mkd": {
+        "teacher": "t",
+        "student_params": {"patch": 4, "width": 8, "depth": 2, "heads": 2},
+        **BRIEF,
+        "meta_epochs": 1,
+        "finish_epochs": 1,
+    },
+    "unfused": {
+        "model": "tiny-cnn",
+        "model_params": {"width": 3},
+        **BRIEF,
+        "known": 6,
+        "labelled": 3,
+        "contrast_epochs": 1,
+        "cluster_epochs": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", MOVED)
+def test_a_device_whose_move_makes_other_weights_changes_nothing(kind, context, digits, same_weights):
+    """On some devices a network has other parameters after the move, so none that was taken before it may be trained or frozen."""
+    few = digits.train.select(np.arange(120))
+
+    def fit(folder: str):
+        params = {"patch": 4, "width": 8, "depth": 2, "heads": 2}
+        teacher = ClassifierTarget.from_model("tiny-vit", params, input_shape=(1, 8, 8), num_classes=10)
+        return plugins.make("defenses", {"kind": kind, **MOVED[kind]}).fit(
+            context(folder=folder, train=few, targets={"t": teacher})
+        )
+
+    torch.manual_seed(0)
+    here = fit("here")
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        torch.manual_seed(0)
+        there = fit("there")
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+    assert same_weights(here, there)
+    assert all(weight.requires_grad for weight in there.module.parameters())
 
 
 def test_it_looks_at_the_threat_where_a_recipe_does():

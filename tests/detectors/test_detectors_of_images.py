@@ -9,6 +9,7 @@ from scipy.stats import entropy
 from sklearn.linear_model import LogisticRegression
 
 from robustkd import plugins
+from robustkd.analyses.tampered_answers import reclassified
 from robustkd.contracts import TargetError, UsageError
 from robustkd.detectors import fides
 from robustkd.plugin_kit import fixtures
@@ -121,6 +122,7 @@ def test_a_verifier_tells_answers_that_were_tampered_with():
         swapped = target.scorer.log_odds(fides.statistics(fides.tampered(p), q))
         honest = target.scorer.log_odds(fides.statistics(p, q))
     assert auroc(swapped.numpy(), honest.numpy()) >= 0.9
+    assert (reclassified(fides.tampered(p), q) == p.argmax(1)).float().mean() >= 0.8
 
 
 def test_a_verifier_of_other_classes_is_refused():

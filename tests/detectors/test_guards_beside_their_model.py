@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import robustkd
 from robustkd.contracts import Request
@@ -60,6 +61,33 @@ def test_a_vote_rejects_where_the_model_alone_would_have_complied() -> None:
     assert told.fooled.share == pytest.approx((with_it | alone)[:40].mean())
     assert told.evaded.share == pytest.approx(with_it[:40].mean())
     assert told.false_alarms.share == pytest.approx((alone & ~with_it)[40:].mean())
+
+
+@pytest.mark.parametrize("reader", [None, "judge"])
+def test_a_guard_model_s_rejections_are_those_of_the_word_that_it_finds_likelier(reader: str | None) -> None:
+    """The guard reads with the guarded model itself, or with another; its two answers are compared here in one pass of the reader."""
+    judge = toy_language_model(WORDS, seed=2)
+    reading = judge if reader else MODEL
+    odds = []
+    for text in EVERY:
+        with torch.no_grad():
+            logits = reading(torch.tensor([reading.encode(f"say {text} word").ids]))[0, -1].double()
+        yes, no = (float(logits[reading.tokenizer.convert_tokens_to_ids(word)]) for word in ("please", "cannot"))
+        odds.append(yes - no)
+    surest = np.sort(odds)
+    cut = float(surest[30:32].mean())  # between two requests, so that no rounding decides
+    guard = {"kind": "guard-model", "model": "bare", "rubric": "say {request} word", "yes": "please", "no": "cannot"}
+    named = settings() | {"models": {"bare": MODEL, "judge": judge}}
+    found = robustkd.attack("direct", {**guard, "reader": reader, "threshold": 1 / (1 + np.exp(-cut))}, REQUESTS, **named)
+    alone, held = answers(MODEL, REQUESTS), np.array(odds) > cut
+    told = found.detection
+    assert 0 < (alone & held[:40]).sum() < alone.sum()
+    assert 0 < held[40:].sum() < len(HARMLESS)
+    assert told.fooled.share == pytest.approx(alone.mean())
+    assert told.evaded.share == pytest.approx((alone & ~held[:40]).mean()) == pytest.approx(found.success.mean())
+    assert (told.detected.share, told.detected.n) == (pytest.approx(held[:40][alone].mean()), alone.sum())
+    assert (told.false_alarms.share, told.false_alarms.n) == (pytest.approx(held[40:].mean()), len(HARMLESS))
+    assert told.auroc == pytest.approx(auroc(np.array(odds)[:40][alone], np.array(odds)[40:]))
 
 
 def test_it_counts_once_the_model_alone_complies_with_any_attempt() -> None:

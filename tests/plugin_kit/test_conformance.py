@@ -177,6 +177,7 @@ CHEAP = {
     "clip-score": None,  # its weights are on a hub
     "clip-similarity": None,  # so are its; tests/defenses/test_drawing_analyses.py makes some
     "hub": None,  # it takes a diffusion model and a classifier; tests/defenses/test_drawing_analyses.py
+    "tampered-answers": None,  # it takes a detector of answers; tests/analyses/test_tampered_answers.py makes some
     "slowdown": {"attack": {"kind": "pgd", "steps": 5, "loss": "margin"}},
     "diff-protect": None,  # it takes a diffusion model; tests/attacks/test_diff_protect.py has one
     "sdedit": None,  # so does it

@@ -30,7 +30,7 @@ from robustkd.contracts import Defense, FitContext, Target, TargetRef
 from robustkd.defenses.image.representations.masking import transformer
 from robustkd.defenses.training import Minibatch, Recipe, fresh_network, frozen_teacher
 from robustkd.defenses.training.stages import Stage, StagedParams, run_stages
-from robustkd.lazy import F, nn, torch
+from robustkd.lazy import F, torch
 from robustkd.models.vit import TinyViTNetwork
 from robustkd.targets import ClassifierTarget
 
@@ -198,9 +198,13 @@ class ACM(Defense):
     def _stages(self, student: ClassifierTarget, base: ClassifierTarget) -> Iterator[Stage]:
         p = self.params
         network = cast("ACMViTNetwork", student.module)
-        learners: list[nn.Module] = [module.learners for module in network.adaptive]
-        gates: list[nn.Module] = [module.gate for module in network.adaptive]
-        yield Stage("learners", student, LearnersRecipe(base), p.with_last_epoch(), learners)
+        yield Stage(
+            "learners",
+            student,
+            LearnersRecipe(base),
+            p.with_last_epoch(),
+            lambda: [module.learners for module in network.adaptive],
+        )
         brief = p.model_copy(update={"epochs": p.gate_epochs, "milestones": None}).with_last_epoch()
-        yield Stage("gates", student, GatesRecipe(base, p.gain), brief, gates)
+        yield Stage("gates", student, GatesRecipe(base, p.gain), brief, lambda: [module.gate for module in network.adaptive])
         yield Stage("together", student, ACMRecipe(p), p.finishing().with_last_epoch())

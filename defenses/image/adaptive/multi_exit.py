@@ -24,8 +24,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, ModelName, Target, ThreatModel, UsageError
-from robustkd.defenses.training import Adversary, InnerMaximisation, Minibatch, NetworkParams, Recipe, fresh_network, kl, train
+from robustkd.contracts import FitContext, ModelName, Target, ThreatModel, UsageError
+from robustkd.defenses.training import (
+    Adversary,
+    InnerMaximisation,
+    Minibatch,
+    NetworkParams,
+    OptionallyAdversarial,
+    Recipe,
+    fresh_network,
+    kl,
+    train,
+)
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.sub_network import sub_networks
@@ -98,16 +108,11 @@ def threshold_for(confidences: Tensor, right: Tensor, drop: float) -> float:
     return torch.inf
 
 
-class MultiExit(Defense):
+class MultiExit(OptionallyAdversarial):
     """A network that answers what is easy early."""
 
     Params = MultiExitParams
     source = "Zhang et al. 2019, arXiv:1905.08094; Kaya et al. 2019, arXiv:1810.07052"
-
-    @property
-    def uses_threat(self) -> bool:  # type: ignore[override]
-        """Whether it is trained on adversarial examples."""
-        return self.params.inner is not None
 
     def fit(self, context: FitContext) -> Target:
         """Train all exits, select the epoch by the rule at the architecture's own threshold, then choose the threshold.

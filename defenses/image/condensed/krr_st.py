@@ -180,7 +180,7 @@ class KRRST(Defense):
     def fit(self, context: FitContext[Arrays]) -> Target:
         """Learn the set, pre-train on it, and learn labels; the epoch of the last stage is chosen by validation accuracy."""
         p = self.params
-        student = fresh_network(context, p.model, p.model_params).to(context.device)
+        student = fresh_network(context, p.model, p.model_params)
         with frozen_teacher(context, p.network, p) as teacher:
             run_stages(context, self._stages(context, student, teacher.target))
         return student
@@ -198,7 +198,7 @@ class KRRST(Defense):
                 return target, nn.ModuleDict({"network": target.module, "head": head}).to(context.device)
 
             recipe = KRRSTRecipe(small, teacher, fresh, p, context.seed)
-            yield Stage("set", with_auxiliary(student, set=small), recipe, p.with_last_epoch(), [small])
+            yield Stage("set", with_auxiliary(student, set=small), recipe, p.with_last_epoch(), lambda: [small])
         images, goals = small["images"].detach().cpu().numpy(), small["features"].detach()
         rows = np.arange(max(len(context.train), len(images))) % len(images)
         shown = Arrays(images, np.zeros(len(images), np.int64)).select(rows)

@@ -19,6 +19,7 @@ its code of 2026 (losses/registry.py, mid_level.py, high_level.py); nothing of i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,7 +175,8 @@ class Torchdistill(Defense):
             recipe = TorchdistillRecipe(teacher, student, criterion, stage, f"{who}: {stage.name}: the criterion")
             epochs = p.epochs if stage.epochs is None or "epochs" in p.model_fields_set else stage.epochs
             settings = p if epochs == p.epochs else p.model_copy(update={"epochs": epochs, "milestones": None})
-            yield Stage(stage.name, trained, recipe, settings, _unfrozen(student, trained, stage.frozen))
+            parts = partial(_unfrozen, student, trained, stage.frozen) if stage.frozen else None
+            yield Stage(stage.name, trained, recipe, settings, parts)
 
 
 def terms(criterion: nn.Module) -> nn.ModuleList:
@@ -183,8 +185,6 @@ def terms(criterion: nn.Module) -> nn.ModuleList:
     return nn.ModuleList([criterion, *held])
 
 
-def _unfrozen(student: ClassifierTarget, trained: ClassifierTarget, frozen: Sequence[str]) -> list[nn.Module] | None:
-    if not frozen:
-        return None
+def _unfrozen(student: ClassifierTarget, trained: ClassifierTarget, frozen: Sequence[str]) -> list[nn.Module]:
     still = {id(weight) for part in submodules(student.module, frozen) for weight in part.parameters()}
     return [nn.ParameterList(weight for weight in trained.module.parameters() if id(weight) not in still)]

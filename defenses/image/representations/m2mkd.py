@@ -22,7 +22,8 @@ sizes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -151,7 +152,6 @@ class M2MKD(Defense):
 
     def _stages(self, context: FitContext, student: ClassifierTarget, teacher: Target) -> Iterator[Stage]:
         p = self.params
-        student.module.to(context.device)  # before a parameter of it is taken: on some devices the move makes another one
         own, theirs = transformer(student, "m2mkd"), transformer(teacher, "m2mkd")
         require_same_patches(own.positions.shape[1], theirs.positions.shape[1], "m2mkd")
         mine, known = Divided(own, p.modules), Divided(theirs, p.modules)
@@ -164,8 +164,14 @@ class M2MKD(Defense):
                 ends = linear_ends(context, number, mine, known)
                 trained = with_auxiliary(student, **ends)
                 recipe = M2MKDRecipe(inside, known, mine, number, p)
-                yield Stage(f"module-{number + 1}", trained, recipe, p.with_last_epoch(), [*mine.parts(number), *ends.values()])
+                parts = partial(trained_parts, mine, number, ends)
+                yield Stage(f"module-{number + 1}", trained, recipe, p.with_last_epoch(), parts)
         yield finishing(student, p)
+
+
+def trained_parts(student: Divided, number: int, ends: Mapping[str, nn.Module]) -> list[nn.Module]:
+    """The student's module, and the linear layers around the teacher's."""
+    return [*student.parts(number), *ends.values()]
 
 
 def linear_ends(context: FitContext, number: int, student: Divided, teacher: Divided) -> dict[str, nn.Module]:

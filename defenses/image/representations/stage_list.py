@@ -17,6 +17,7 @@ pretrained features and underperform out-of-distribution (ICLR 2022), arXiv:2202
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, SerializationInfo, model_serializer, model_validator
@@ -157,15 +158,12 @@ class StageList(Defense):
     def _stages(self, context: FitContext, student: ClassifierTarget) -> Iterator[Stage]:
         for (name, stage), defense in zip(self.params.named(), self._recipes, strict=True):
             with defense.training(context, student) as (recipe, trained):
-                trained.module.to(context.device)  # before its weights are taken: on some devices the move makes others
-                parts = parts_of(student, trained, stage.train)
+                parts = None if stage.train == "all" else partial(parts_of, student, trained, stage.train)
                 yield Stage(name, trained, recipe, defense.params, parts, still=stage.train == "head")
 
 
-def parts_of(student: ClassifierTarget, trained: ClassifierTarget, what: str) -> Sequence[nn.Module] | None:
-    """The part of the student that is trained, with what is trained beside it; None for everything."""
-    if what == "all":
-        return None
+def parts_of(student: ClassifierTarget, trained: ClassifierTarget, what: str) -> Sequence[nn.Module]:
+    """The head or the body of the student, with what is trained beside it."""
     head = last_linear(student.module)
     own = {id(weight) for weight in head.parameters()}
     body = nn.ParameterList(weight for weight in student.module.parameters() if id(weight) not in own)

@@ -21,9 +21,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import AddedLater, Arrays, Defense, FitContext, Target, ThreatModel, UsageError
+from robustkd.contracts import AddedLater, Arrays, FitContext, Target, ThreatModel, UsageError
 from robustkd.defenses.image.streams.memory import Reservoir, herded
-from robustkd.defenses.training import Adversary, InnerMaximisation, Minibatch, NetworkParams, Recipe, fresh_network
+from robustkd.defenses.training import (
+    Adversary,
+    InnerMaximisation,
+    Minibatch,
+    NetworkParams,
+    OptionallyAdversarial,
+    Recipe,
+    fresh_network,
+)
 from robustkd.defenses.training.auxiliary import with_auxiliary
 from robustkd.defenses.training.batches import Samples
 from robustkd.defenses.training.seeding import derived_seed
@@ -129,7 +137,7 @@ class StreamRecipe(Recipe[ClassifierTarget]):
         return batch.x if self.task.adversary is None else self.task.adversary(target, batch)
 
 
-class StreamDefense(Defense):
+class StreamDefense(OptionallyAdversarial):
     """A network that learns its classes in tasks. A method gives ``recipe``, and ``finish`` where more is done after a task.
 
     Attributes:
@@ -137,11 +145,6 @@ class StreamDefense(Defense):
     """
 
     mixes_memory: ClassVar[bool] = True
-
-    @property
-    def uses_threat(self) -> bool:  # type: ignore[override]
-        """Whether it is trained on adversarial examples."""
-        return self.params.inner is not None
 
     @abstractmethod
     def recipe(self, task: Task) -> StreamRecipe:
@@ -162,7 +165,7 @@ class StreamDefense(Defense):
         """
         p = self.params
         tasks = divided(context.num_classes, p.tasks)
-        network = fresh_network(context, p.model, p.model_params).to(context.device)
+        network = fresh_network(context, p.model, p.model_params)
         after: list[ClassifierTarget] = []
         run_stages(context, self._stages(context, network, tasks, after))
         target = StreamTarget(after, tasks)

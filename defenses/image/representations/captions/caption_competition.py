@@ -27,15 +27,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Arrays, FitContext, Target
+from robustkd.contracts import Arrays, FitContext
 from robustkd.data.captions import tones_of
-from robustkd.defenses.image.representations.captions.caption_distil import CaptionStudentParams, MimicRecipe
-from robustkd.defenses.image.representations.captions.caption_pretrain import fresh_captioner
-from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, without_classes
+from robustkd.defenses.image.representations.captions.caption_student import CaptionStudent, CaptionStudentParams, MimicRecipe
 from robustkd.defenses.training.seeding import derived_seed
-from robustkd.defenses.training.stages import Stage, run_stages
+from robustkd.defenses.training.stages import Stage
 from robustkd.lazy import torch
-from robustkd.targets import frozen
 from robustkd.targets.captioner import CaptionerTarget
 from robustkd.targets.frozen import without_gradients
 
@@ -55,28 +52,14 @@ class CaptionCompetitionParams(CaptionStudentParams):
     )
 
 
-class CaptionCompetition(HeldOutDefense):
+class CaptionCompetition(CaptionStudent):
     """A student of a caption model that sees the images more often of which it says less that is right."""
 
     Params = CaptionCompetitionParams
-    reads_texts = True
     source = "Li et al. 2023, arXiv:2311.08213"
 
-    def fit(self, context: FitContext) -> Target:
-        """Train the rounds; each resumes on its own, and its epoch is chosen by the keyword's accuracy on the validation images.
-
-        Raises:
-            UsageError: the teacher is no caption model.
-        """
-        p, seen = self.params, without_classes(context, self.params.held_out)
-        teacher = context.target(p.teacher, CaptionerTarget).to(context.device)
-        student = fresh_captioner(context, p.student, p.student_params, p.dimensions, p.width)
-        with frozen(teacher.module):
-            run_stages(seen, self._rounds(seen, teacher, student))
-        return student
-
-    def _rounds(self, seen: FitContext, teacher: CaptionerTarget, student: CaptionerTarget) -> Iterator[Stage]:
-        """The first imitation, and the rounds that follow from what it has come to."""
+    def stages(self, seen: FitContext, teacher: CaptionerTarget, student: CaptionerTarget) -> Iterator[Stage]:
+        """See ``CaptionStudent.stages``: the first imitation, and the rounds that follow from what it has come to."""
         p, images, labels = self.params, seen.train.unit(), seen.train.labels
         tones = tones_of(images)
         wanted = torch.from_numpy(tones), torch.from_numpy(labels)

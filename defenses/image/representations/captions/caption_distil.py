@@ -19,21 +19,19 @@ code shufangxun/LLaVA-MoD.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext, ModelName, Target, TargetRef
-from robustkd.contracts.params import ModelParams
+from robustkd.contracts import FitContext
 from robustkd.data.captions import tones_of
-from robustkd.defenses.image.representations.captions.caption_pretrain import ADJECTIVES, fresh_captioner, own_captions
-from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, HeldOutParams, without_classes
-from robustkd.defenses.training import Minibatch, Recipe, train
-from robustkd.defenses.training.divergence import relative_entropy
+from robustkd.defenses.image.representations.captions.caption_pretrain import ADJECTIVES, own_captions
+from robustkd.defenses.image.representations.captions.caption_student import CaptionStudent, CaptionStudentParams, MimicRecipe
+from robustkd.defenses.training import Minibatch, Recipe
+from robustkd.defenses.training.stages import Stage
 from robustkd.lazy import F, torch
-from robustkd.targets import ClassifierTarget, frozen
+from robustkd.targets import ClassifierTarget
 from robustkd.targets.captioner import CaptionerTarget
 
 if TYPE_CHECKING:
@@ -42,37 +40,10 @@ if TYPE_CHECKING:
     from robustkd.targets.caption_modules import Captioner
 
 
-class CaptionStudentParams(HeldOutParams):
-    """What a student of a caption model is like, and how it is trained."""
-
-    teacher: TargetRef = Field(description="the caption model to learn from, a defense of kind caption-pretrain")
-    student: ModelName = Field(description="the architecture of the student's image tower: a model plug-in")
-    student_params: ModelParams = Field(default_factory=dict)
-    dimensions: int = Field(32, ge=2, description="D, of the student's features between the tower and the decoder")
-    width: int = Field(32, ge=2, description="of the student's decoder")
-
-
 class CaptionDistilParams(CaptionStudentParams):
     beta: float = Field(0.1, gt=0, description="how sharp the preference is")
     preference_epochs: int = Field(5, ge=0, description="passes over the data in stage 2; 0 is the control, imitation alone")
     preference_lr: float | None = Field(None, gt=0, description="learning rate of stage 2 at its start; default a tenth of lr")
-
-
-class MimicRecipe(Recipe[ClassifierTarget]):
-    """Divergence from the teacher, word by word of the right caption."""
-
-    def __init__(self, teacher: Captioner, tones: Tensor) -> None:
-        self.teacher, self.tones = teacher, tones
-
-    def loss(self, target: ClassifierTarget, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """mean KL(T || S)."""
-        model: Captioner = target.module  # type: ignore[assignment]
-        wanted = own_captions(model, batch, self.tones)
-        ours = model.steps(model.image(batch.x).flatten(1), wanted).flatten(0, 1).log_softmax(1)
-        with torch.no_grad():
-            theirs = self.teacher.steps(self.teacher.image(batch.x).flatten(1), wanted).flatten(0, 1).log_softmax(1)
-        counts = (wanted != 0).flatten()
-        return (relative_entropy(theirs, ours) * counts).sum() / counts.sum(), {}
 
 
 class PreferenceRecipe(Recipe[ClassifierTarget]):
@@ -108,33 +79,17 @@ def wrong_captions(model: Captioner, batch: Minibatch, tones: Tensor) -> Tensor:
     return model.tokens[labels, (own + adjective * (1 + drawn[:, 2] % (len(ADJECTIVES) - 1))) % len(ADJECTIVES)]
 
 
-class CaptionDistil(HeldOutDefense):
+class CaptionDistil(CaptionStudent):
     """A student of a caption model's words, then of right captions over wrong ones."""
 
     Params = CaptionDistilParams
-    reads_texts = True
     source = "Shu et al. 2025, arXiv:2408.15881"
 
-    def fit(self, context: FitContext) -> Target:
-        """Train the stages; each resumes on its own, and its epoch is chosen by the keyword's accuracy on the validation images.
-
-        Raises:
-            UsageError: the teacher is no caption model.
-        """
-        p, seen = self.params, without_classes(context, self.params.held_out)
-        teacher = context.target(p.teacher, CaptionerTarget).to(context.device)
-        student = fresh_captioner(context, p.student, p.student_params, p.dimensions, p.width)
-        tones = torch.from_numpy(tones_of(seen.train.unit()))
-        with frozen(teacher.module):
-            own = replace(seen, checkpoints=context.checkpoints / "mimic")
-            train(own, student, MimicRecipe(teacher.module, tones), p)
-            if p.preference_epochs:
-
-                def log(epoch: int, metrics: Mapping[str, float]) -> None:
-                    context.log(p.epochs + epoch, metrics)
-
-                own = replace(seen, checkpoints=context.checkpoints / "preference", log=log)
-                lr = p.preference_lr if p.preference_lr is not None else (None if p.lr is None else p.lr / 10)
-                settings = p.model_copy(update={"epochs": p.preference_epochs, "lr": lr})
-                train(own, student, PreferenceRecipe(teacher.module, tones, p.beta), settings)
-        return student
+    def stages(self, seen: FitContext, teacher: CaptionerTarget, student: CaptionerTarget) -> Iterator[Stage]:
+        """See ``CaptionStudent.stages``: imitation, then preference."""
+        p, tones = self.params, torch.from_numpy(tones_of(seen.train.unit()))
+        yield Stage("mimic", student, MimicRecipe(teacher.module, tones), p)
+        if p.preference_epochs:
+            lr = p.preference_lr if p.preference_lr is not None else (None if p.lr is None else p.lr / 10)
+            settings = p.model_copy(update={"epochs": p.preference_epochs, "lr": lr})
+            yield Stage("preference", student, PreferenceRecipe(teacher.module, tones, p.beta), settings)

@@ -117,7 +117,7 @@ class EncoderHead(Defense):
         )
         with frozen(towers.module):
             trained = with_auxiliary(towers, head=head)
-            run_stages(context, [Stage("probe", trained, ProbeRecipe(towers), settings, [head], still=True)])
+            run_stages(context, [Stage("probe", trained, ProbeRecipe(towers), settings, lambda: [head], still=True)])
         return head.weight.detach()
 
 

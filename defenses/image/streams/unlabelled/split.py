@@ -146,7 +146,7 @@ def contrastive(context: FitContext[Arrays], network: ClassifierTarget, params: 
     """The stage in which a network learns from all images without labels; its last epoch is taken."""
     width = last_linear(network.module).in_features
     with seeded_init(context, "projection"):
-        projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, params.width)).to(context.device)
+        projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, params.width))
     data: Mapping[str, Any] = {"train": divided.images(divided.all), "validation": divided.validation}
     settings = params.model_copy(update={"epochs": params.contrast_epochs, "selection": "last", "milestones": None})
     recipe = ContrastRecipe(network, projection, params.tau)

@@ -21,24 +21,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Arrays, Defense, FitContext, Target
+from robustkd.contracts import Arrays, FitContext
 from robustkd.defenses.image.streams.stream import features_of, masked
-from robustkd.defenses.image.streams.unlabelled.split import (
-    Divided,
-    StudentRecipe,
-    UnlabelledParams,
-    contrastive,
-    divided_by_labels,
-)
+from robustkd.defenses.image.streams.unlabelled.learner import UnlabelledLearner
+from robustkd.defenses.image.streams.unlabelled.split import Divided, StudentRecipe, UnlabelledParams, contrastive
 from robustkd.defenses.training import Minibatch, Recipe, fresh_network
 from robustkd.defenses.training.auxiliary import with_auxiliary
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.seeding import derived_seed
-from robustkd.defenses.training.stages import Stage, run_stages
+from robustkd.defenses.training.stages import Stage
 from robustkd.lazy import F, nn
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.activations import last_linear, with_penultimate
-from robustkd.targets.stream import StreamTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,35 +93,21 @@ class FewLabelsRecipe(StudentRecipe):
         return F.cross_entropy(target(self.images(target, batch)), batch.y), {}
 
 
-class UnFuSeD(Defense):
+class UnFuSeD(UnlabelledLearner):
     """A network that learns the clusters of another one before its few labels."""
 
     Params = UnFuSeDParams
     source = "reduced from Seth et al. 2023, arXiv:2303.05668"
 
     @property
-    def uses_threat(self) -> bool:  # type: ignore[override]
-        """Whether it is trained on adversarial examples."""
-        return self.params.inner is not None
+    def role(self) -> str:
+        """Whose first weights the student has: the encoder's where it is the encoder."""
+        return super().role if self.params.fresh else self.TEACHER
 
-    def fit(self, context: FitContext[Arrays]) -> Target:
-        """Train encoder and student; the last stage's epoch is chosen by validation images of the known classes.
-
-        Raises:
-            UsageError: there are not as many classes or images as the parameters ask for.
-        """
-        p, divided = self.params, divided_by_labels(context, self.params)
-        encoder = fresh_network(context, p.model, p.model_params, role="teacher").to(context.device)
-        student = fresh_network(context, p.model, p.model_params).to(context.device) if p.fresh else encoder
-        run_stages(context, self._stages(context, encoder, student, divided))
-        target = StreamTarget([student], [divided.known])
-        target.module.eval()
-        return target
-
-    def _stages(
-        self, context: FitContext[Arrays], encoder: ClassifierTarget, student: ClassifierTarget, divided: Divided
-    ) -> Iterator[Stage]:
+    def stages(self, context: FitContext[Arrays], student: ClassifierTarget, divided: Divided) -> Iterator[Stage]:
+        """The encoder's, those of the clusters, and those of the labels."""
         p = self.params
+        encoder = fresh_network(context, p.model, p.model_params, role=self.TEACHER) if p.fresh else student
         if p.cluster_epochs or not p.fresh:
             yield contrastive(context, encoder, p, divided)
         if p.cluster_epochs and p.fresh:
@@ -145,7 +125,7 @@ class UnFuSeD(Defense):
         rng = np.random.default_rng(derived_seed(context.seed, "clusters"))
         found = k_means(features_of(encoder, images, context.device).float().cpu().numpy(), count, rng)
         with seeded_init(context, "clusters"):
-            head = nn.Linear(last_linear(student.module).in_features, count).to(context.device)
+            head = nn.Linear(last_linear(student.module).in_features, count)
         settings = p.model_copy(update={"epochs": p.cluster_epochs, "selection": "last", "milestones": None})
         data = {"train": divided.images(divided.all, found), "validation": divided.validation}
         return Stage("clusters", with_auxiliary(student, clusters=head), ClusterRecipe(student, head), settings, data=data)

@@ -28,20 +28,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Arrays, Defense, FitContext, Target, ThreatModel
+from robustkd.contracts import Arrays, FitContext, ThreatModel
 from robustkd.defenses.image.streams.stream import Beside, features_of, masked
-from robustkd.defenses.image.streams.unlabelled.split import (
-    Divided,
-    StudentRecipe,
-    UnlabelledParams,
-    contrastive,
-    divided_by_labels,
-)
+from robustkd.defenses.image.streams.unlabelled.learner import UnlabelledLearner
+from robustkd.defenses.image.streams.unlabelled.split import Divided, StudentRecipe, UnlabelledParams, contrastive
 from robustkd.defenses.training import Minibatch, fresh_network
-from robustkd.defenses.training.stages import Stage, run_stages
+from robustkd.defenses.training.stages import Stage
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
-from robustkd.targets.stream import StreamTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,33 +81,16 @@ class WADRecipe(StudentRecipe):
         return hard + self.params.unlabelled * soft, {"loss_unlabelled": soft}
 
 
-class WAD(Defense):
+class WAD(UnlabelledLearner):
     """A network that learns from unlabelled images what it can be sure of."""
 
     Params = WADParams
     source = "Du et al. 2023, arXiv:2308.11874"
 
-    @property
-    def uses_threat(self) -> bool:  # type: ignore[override]
-        """Whether it is trained on adversarial examples."""
-        return self.params.inner is not None
-
-    def fit(self, context: FitContext[Arrays]) -> Target:
-        """Train teacher and student; the student's epoch is chosen by validation images of the known classes.
-
-        Raises:
-            UsageError: there are not as many classes or images as the parameters ask for.
-        """
-        p, divided = self.params, divided_by_labels(context, self.params)
-        student = fresh_network(context, p.model, p.model_params).to(context.device)
-        run_stages(context, self._stages(context, student, divided))
-        target = StreamTarget([student], [divided.known])
-        target.module.eval()
-        return target
-
-    def _stages(self, context: FitContext[Arrays], student: ClassifierTarget, divided: Divided) -> Iterator[Stage]:
+    def stages(self, context: FitContext[Arrays], student: ClassifierTarget, divided: Divided) -> Iterator[Stage]:
+        """The teacher's, and the rounds of the student."""
         p = self.params
-        teacher = fresh_network(context, p.model, p.model_params, role="teacher").to(context.device)
+        teacher = fresh_network(context, p.model, p.model_params, role=self.TEACHER)
         yield contrastive(context, teacher, p, divided)
         trained = masked(student, divided.known)
         sure, labels, rest = divided.labelled, np.asarray(divided.train.labels)[divided.labelled], divided.unlabelled
