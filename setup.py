@@ -42,7 +42,7 @@ setup(
         "torch>=2.8",  # first with Python 3.13 wheels for every platform and torch.load safe by default
         "numpy>=1.26",
         "safetensors>=0.5",
-        "pydantic>=2.10,<3",
+        "pydantic>=2.10.1,<3",  # 2.10.0 cannot build models with recursive types of another module
         # Defaults of type variables before Python 3.13, and recursive types and typed dicts that pydantic takes before 3.12.
         "typing_extensions>=4.12",
         "pyyaml>=6.0.1",
@@ -72,7 +72,7 @@ setup(
             "gdown>=5.1",
             "geotorch>=0.3",
             "torchdiffeq>=0.2.3",
-            "tqdm>=4.56",
+            "tqdm>=4.60",  # first with tqdm.contrib.logging, which transformers 5 imports
             # Not setuptools<81 for the pkg_resources that its loaders import: see robustkd/integrations/robustbench.py.
         ],
         # A tracking store in PostgreSQL. What postgresql:// means is up to SQLAlchemy: psycopg2 to 2.0, psycopg from 2.1 on.
