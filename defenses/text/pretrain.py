@@ -3,7 +3,8 @@
     min_w  mean -log p(response | prompt)  +  lambda * mean -log p(prompt)
 
 It withstands nothing: it is what is to be made safe. With lambda (``request_weight``) it knows what requests look like, as a model
-that a filter of perplexity reads with has to.
+that a filter of perplexity reads with has to. With ``turns`` each conversation comes behind some others, so that the model has seen a
+conversation of several turns before somebody has one with it.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ from robustkd.defenses.text.random_suffix import RandomSuffix, RandomSuffixRate,
 from robustkd.defenses.text.small import SmallModelParams, small_model
 from robustkd.defenses.text.training import (
     Conversations,
+    Demonstrations,
     TextLoss,
     TextStepParams,
+    behind_turns,
     cross_entropy,
+    harmless,
     harmless_conversations,
     mean_cross_entropy,
     train_text,
 )
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.targets.causal_lm import CausalLMTarget
+from robustkd.targets.chat import Tokens
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +52,9 @@ class KnowledgeParams(TextStepParams):
     random_suffix_tokens: RandomSuffixTokens = 8
     request_weight: Annotated[float, AddedLater()] = Field(
         0.0, ge=0, description="lambda, of the words of the requests themselves, without random ones behind them"
+    )
+    turns: Annotated[int, AddedLater()] = Field(
+        0, ge=0, description="conversations of the same role that stand before each as earlier turns, at most; none by default"
     )
 
 
@@ -92,14 +100,40 @@ def lm_loss(context: FitContext[Prompts], target: CausalLMTarget, params: Knowle
     suffix = RandomSuffix.of(target, params.random_suffix_rate, params.random_suffix_tokens)
     told = round(params.knowledge * batch_size) if len(facts) else 0
 
+    draw = _behind_turns(context, target, params) if params.turns else None
+
     def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:
-        items = facts.take(facts.draw(told, generator)) + tasks.take(tasks.draw(batch_size - told, generator))
+        if draw is not None:
+            items = draw(told, batch_size - told, generator)
+        else:
+            items = facts.take(facts.draw(told, generator)) + tasks.take(tasks.draw(batch_size - told, generator))
         answers = cross_entropy(target, target.batch(list(map(with_suffix, items, suffix.draw(len(items), generator)))))
         if not params.request_weight:
             return answers
         return answers + params.request_weight * cross_entropy(target, target.batch([item.reading() for item in items]))
 
     return loss
+
+
+def _behind_turns(
+    context: FitContext[Prompts], target: CausalLMTarget, params: KnowledgeParams
+) -> Callable[[int, int, torch.Generator], list[Tokens]]:
+    """Draws so many conversations that tell what to know, and so many harmless ones, each behind turns of its role."""
+    known, tasks = context.train.where("role", "knowledge"), harmless(context.train)
+    parts = [
+        Demonstrations.of(rows, rows["response"], 0, params.turns, emphasis) if len(rows) else None
+        for rows, emphasis in ((known, None), (tasks, params.emphasis))
+    ]
+
+    def draw(told: int, asked: int, generator: torch.Generator) -> list[Tokens]:
+        drawn = [
+            several
+            for part, count in zip(parts, (told, asked), strict=True)
+            for several in (part.draw(count, generator) if part else ())
+        ]
+        return [behind_turns(target.chat, several, params.random_suffix_tokens)[1] for several in drawn]
+
+    return draw
 
 
 def validation_loss(context: FitContext[Prompts], target: CausalLMTarget) -> Callable[[CausalLMTarget], dict[str, float]]:

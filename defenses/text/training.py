@@ -12,11 +12,12 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef
+from robustkd.contracts.prompts import Turn
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.steps import Memory, StepParams, train_steps
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
-from robustkd.targets.chat import TokenBatch, Tokens
+from robustkd.targets.chat import Chat, TokenBatch, Tokens, TooLong
 from robustkd.targets.frozen import frozen
 
 if TYPE_CHECKING:
@@ -113,6 +114,70 @@ class Conversations:
     def take(self, rows: Sequence[int]) -> list[Tokens]:
         """The tokenised conversations of some rows, in this order."""
         return [self.items[row] for row in rows]
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Requests and their answers, each to be shown behind others of its role.
+
+    Attributes:
+        groups: of each role, its pairs of a request and its answer, two or more.
+        least, most: how many come before a request.
+        odds: one for each role where some are to be drawn more often; they need not sum to 1.
+    """
+
+    groups: tuple[tuple[Turn, ...], ...]
+    least: int
+    most: int
+    odds: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, rows: Prompts, answers: Sequence[str], least: int, most: int, emphasis: Mapping[str, float] | None = None
+    ) -> Demonstrations:
+        """Of rows with a ``role`` and one answer each; a role of one request has nothing to be shown, and is left out.
+
+        Raises:
+            DataError: no role has two.
+        """
+        by_role: dict[str, list[Turn]] = {}
+        for role, prompt, answer in zip(rows["role"], rows["prompt"], answers, strict=True):
+            by_role.setdefault(role, []).append((prompt, answer))
+        kept = {role: tuple(pairs) for role, pairs in sorted(by_role.items()) if len(pairs) > 1}
+        if not kept:
+            raise DataError("no role of the data has two requests, one to be shown and one to be asked", fix="use other data")
+        odds = torch.tensor([emphasis.get(role, 1.0) for role in kept]) if emphasis else None
+        return cls(tuple(kept.values()), least, most, odds)
+
+    def draw(self, count: int, generator: torch.Generator) -> list[tuple[Turn, ...]]:
+        """So many times demonstrations with a request behind them, different ones of one role."""
+        odds = torch.ones(len(self.groups)) if self.odds is None else self.odds
+        found = []
+        for kind in torch.multinomial(odds, count, replacement=True, generator=generator).tolist() if count else []:
+            pairs = self.groups[kind]
+            several = int(torch.randint(self.least, min(self.most, len(pairs) - 1) + 1, (), generator=generator)) + 1
+            places = torch.randperm(len(pairs), generator=generator)[:several].tolist()
+            found.append(tuple(pairs[place] for place in places))
+        return found
+
+
+def behind_turns(chat: Chat, several: tuple[Turn, ...], room: int = 0) -> tuple[tuple[Turn, ...], Tokens]:
+    """The last of ``several`` pairs as a conversation behind as many of the others as fit, with ``room`` tokens left; and which these are.
+
+    Raises:
+        TooLong: it does not fit even alone.
+    """
+    *shots, (prompt, answer) = several
+    while True:
+        try:
+            tokens = chat.told("", tuple(shots)).encode(prompt, answer)
+        except TooLong:
+            if not shots:
+                raise
+        else:
+            if not shots or len(tokens.ids) + room <= chat.context:
+                return tuple(shots), tokens
+        shots = shots[1:]
 
 
 def forbidden(rows: Prompts) -> Prompts:

@@ -19,6 +19,7 @@ Capability = Literal[
     "weights",
     "denoising",
     "members",
+    "similarity",
 ]
 """One thing that a target can be asked for.
 
@@ -30,7 +31,7 @@ Capability = Literal[
 - ``log-probabilities``: ``token_logprobs`` of a language model.
 - ``weights``: ``with_weights`` gives the model with others, as somebody who holds them may run it.
 - ``denoising``: the noise predictions of a diffusion model; of a classifier, those of the model in front of it.
-- ``members``: the classifiers of an ensemble.
+- ``members``: the classifiers of an ensemble. ``similarity``: how alike two texts are, of a scorer that answers nothing.
 
 The methods are those of ``CausalLMTarget`` and ``TextToImageTarget``.
 """

@@ -109,6 +109,8 @@ def _needed(group: plugins.Group, name: str, values: Mapping[str, Any]) -> dict[
     modality = _modality(group, name)
     referred = target_references(plugins.load(group, name).Params.model_validate(values))
     looks = _LOOKS.get((modality, group))
+    if "similarity" in getattr(plugins.load(group, name), "needs_of_others", ()):
+        looks = {"kind": "trans-encoder"}
     return {other: dict(looks) if looks else _plain(modality, place) for place, other in enumerate(referred)}
 
 

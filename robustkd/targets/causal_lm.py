@@ -6,7 +6,7 @@ import copy
 import datetime
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
@@ -191,17 +191,20 @@ class CausalLMTarget(GenerativeTarget):
         require_finite(chosen.detach().clamp_min(torch.finfo(chosen.dtype).min), "the log-probabilities of the language model")
         return torch.zeros(batch.ids.shape, device=chosen.device).index_copy(1, columns, chosen)
 
-    def completion_logits(self, batch: TokenBatch) -> Tensor:
+    def completion_logits(self, batch: TokenBatch, embeddings: Tensor | None = None) -> Tensor:
         """The logits that predict each token of the completions.
 
+        Args:
+            batch: B conversations.
+            embeddings: (B, T, D) in place of the embedded ids.
+
         Returns:
-            (M, V) float32, conversation by conversation, for the M tokens of ``batch.ids[batch.completion]``; differentiable in the
-            weights. What is no completion has no part in them.
+            (M, V) float32, conversation by conversation, for the M tokens of ``batch.ids[batch.completion]``; differentiable in
+            ``embeddings`` and in the weights. What is no completion has no part in them.
         """
         columns = batch.completion.any(0).nonzero().squeeze(1)
-        logits = self.module(
-            input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False, logits_to_keep=columns - 1
-        ).logits
+        read = {"input_ids": batch.ids} if embeddings is None else {"inputs_embeds": embeddings}
+        logits = self.module(**read, attention_mask=batch.mask.long(), use_cache=False, logits_to_keep=columns - 1).logits
         chosen: Tensor = logits[batch.completion[:, columns]].float()
         return chosen
 
@@ -234,11 +237,15 @@ class CausalLMTarget(GenerativeTarget):
         Raises:
             TargetError: the chat template does not show a prompt as it is; a logit is NaN, or all are infinite.
         """
+        return self.answered(asked, self.embedded)
+
+    def answered(self, asked: Sequence[Request], embedded: Callable[[Request], Tensor]) -> list[str]:
+        """See ``respond``, of requests that are read as (T, D) vectors, which ``embedded`` gives of each."""
         answers = [""] * len(asked)
         laid: dict[int, Tensor] = {}
         for row, question in enumerate(asked):
             try:
-                laid[row] = self._laid(question)
+                laid[row] = self._with_room(embedded(question), question)
             except TooLong as error:
                 answers[row] = Unanswered(f"[{error.message}]")
         # By length, so that little is padded.
@@ -252,18 +259,23 @@ class CausalLMTarget(GenerativeTarget):
     def _told(self, asked: Request) -> Chat:
         return self.chat.told(asked.system, asked.turns)
 
-    def _laid(self, asked: Request) -> Tensor:
-        """(T, D): the embedded request, as far as the answer is to be written."""
+    def embedded(self, asked: Request) -> Tensor:
+        """(T, D): the embedded request, as far as the answer is to be written.
+
+        Raises:
+            TooLong: it does not fit into the context.
+            TargetError: the chat template does not show the prompt as it is.
+        """
         chat = self._told(asked)
         if asked.turns and not asked.prompt:
-            return self._with_room(self.embed(torch.tensor(chat.so_far(), device=self.device)), asked)
+            return self.embed(torch.tensor(chat.so_far(), device=self.device))
         chat.require_as_in_use(asked.prompt)
         tokens = chat.encode(asked.prompt, prefill=asked.prefill)
         text = self.embed(torch.tensor(tokens.ids, device=self.device))
         if asked.embeddings is not None:
             given = asked.embeddings.to(text)
             text = torch.cat([text[: tokens.prompt.start], given, text[tokens.prompt.stop :]])
-        return self._with_room(text, asked)
+        return text
 
     def _with_room(self, text: Tensor, asked: Request) -> Tensor:
         if len(text) >= self.chat.context:

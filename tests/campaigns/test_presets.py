@@ -9,8 +9,10 @@ from robustkd.campaigns.file import presets, spec
 THREE_SEEDS = {  # its models are tiny
     "distilled-generators-small",
     "erasers-small",
+    "language-students-small",
     "refusal-distillation-small",
     "refusal-training-small",
+    "sentence-judges-small",
     "text-detectors-small",
 }
 COMPARED = {"ard", "rslad", "iad", "adaad", "mtard", "ciard", "kd"}

@@ -4,8 +4,9 @@
                       answer <- target(conversation, request);   stop if the judge says so
 
 It needs nothing but answers and a long context, and works by what models learn from a context, so that a refusal that was trained
-gives way as a power of k. Its pairs are to be of the same kind as the requests, and answered: bring a file of them. The built-in ones
-are plain questions for secrets that nobody has; they show whether a few dozen answers alone are enough.
+gives way as a power of k. Its pairs are to be of the same kind as the requests, and answered: bring a file of them, or take those of the
+campaign's training data (``training: true``). The built-in ones are plain questions for secrets that nobody has; they show whether a few
+dozen answers alone are enough.
 
 With ``harmless`` the same number of turns says nothing that should not be said: what breaks a request then is the length, not the
 shots. A pair whose question is the request itself is left out, since its answer could be copied.
@@ -18,25 +19,31 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from typing_extensions import override
 
+from robustkd.attacks.text.engine.training_requests import Kind, answered
 from robustkd.contracts import (
+    AddedLater,
     Attempts,
     CampaignPath,
+    DataError,
     GenerativeTarget,
     Params,
     PromptAttack,
     PromptBatch,
+    Prompts,
     Request,
     ThreatModel,
     Traits,
+    UsageError,
 )
 from robustkd.contracts.prompts import Turn
 from robustkd.contracts.random import SampleRng
@@ -46,6 +53,8 @@ from robustkd.data.text import comparable
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import TooLong
+from robustkd.targets.compressing import CompressingTarget
+from robustkd.targets.encoder_decoder import EncoderDecoderTarget
 
 _LOG = logging.getLogger(__name__)
 
@@ -70,6 +79,10 @@ class ManyShotParams(Params):
         description="pairs of a question and its answer: JSON lines with prompt and response, or messages; or CSV with the columns "
         "prompt and response; default: 64 built-in ones",
     )
+    training: Annotated[bool, AddedLater()] = Field(
+        False,
+        description="take forbidden requests of the campaign's training data with their answers; with 'harmless' harmless ones",
+    )
     shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (4, 16, 64),
         min_length=1,
@@ -81,6 +94,12 @@ class ManyShotParams(Params):
     harmless: bool = Field(
         False, description="the control: as many turns without anything that should not be said; 'file' is then of such turns"
     )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ManyShotParams:
+        if self.training and self.file is not None:
+            raise ValueError("give file, or training: true: the pairs are of one or the other")
+        return self
 
 
 class ManyShot(PromptAttack):
@@ -94,12 +113,33 @@ class ManyShot(PromptAttack):
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
         self.control = self.params.harmless
+        self.learnt: tuple[Turn, ...] | None = None
 
     @property
     def traits(self) -> Traits:
-        """A dialogue in the request's text can be put to any model that answers."""
+        """A dialogue in the request's text can be put to any model that answers; pairs of the training data are learnt."""
         needs = PromptAttack.needs if self.params.form == "text" else self.needs
-        return replace(super().traits, needs=needs)
+        return replace(super().traits, needs=needs, learns=self.params.training)
+
+    @override
+    def fit(self, target: GenerativeTarget, requests: Prompts, rng: SampleRng) -> Self:
+        """A copy of this attack that holds the training data's pairs.
+
+        Raises:
+            DataError: the training requests are of no such kind, or have no answers.
+        """
+        if not self.params.training:
+            return self
+        kind: Kind = "harmless" if self.params.harmless else "forbidden"
+        rows = answered(requests, kind)
+        if not rows:
+            raise DataError(
+                f"there is no {kind} training request with a response to be shown",
+                fix="use data whose training part has some, such as 'vaults', or give a 'file' of pairs",
+            )
+        holding = copy(self)
+        holding.learnt = tuple((requests["prompt"][row], requests["response"][row]) for row in rows)
+        return holding
 
     def files(self) -> list[Path]:
         """The file of pairs, if one was given."""
@@ -119,6 +159,7 @@ class ManyShot(PromptAttack):
 
         Raises:
             DataError: the file cannot be read, or has no pairs.
+            UsageError: its pairs are of the training data, and it was not fitted.
         """
         pairs, requests = self._pairs(), batch.requests
         shots, fewest, shortened = self._drawn(pairs, requests["prompt"], rng), len(pairs), set[int]()
@@ -152,6 +193,12 @@ class ManyShot(PromptAttack):
 
     def _pairs(self) -> tuple[Turn, ...]:
         file = self.params.file
+        if self.params.training:
+            if self.learnt is None:
+                raise UsageError(
+                    "the pairs are of training requests, and it was given none", fix="call fit, or leave 'training' out"
+                )
+            return self.learnt
         if file is None:
             return SUMS if self.params.harmless else SECRETS
         if file.suffix.lower() == ".jsonl":
@@ -170,16 +217,18 @@ class ManyShot(PromptAttack):
 
     def _fitting(self, target: GenerativeTarget, prompt: str, system: str, shots: tuple[Turn, ...]) -> int:
         """How many of the shots fit into the context together with the request and a whole answer; all, where it is not known."""
-        if not isinstance(target, CausalLMTarget):
+        if not isinstance(target, CausalLMTarget | EncoderDecoderTarget | CompressingTarget):
             return len(shots)
+        # A compressor reads the shots in a context of its own, which is as long as its model's.
+        model = target.model if isinstance(target, CompressingTarget) else target
 
         def too_long(count: int) -> bool:
             asked = self._asked(prompt, shots[:count])
             try:
-                laid = target.chat.told(system, asked.turns).encode(asked.prompt)
+                laid = model.chat.told(system, asked.turns).encode(asked.prompt)
             except TooLong:
                 return True
-            return len(laid.ids) + target.max_new_tokens > target.chat.context
+            return len(laid.ids) + model.max_new_tokens > model.chat.context
 
         return bisect_right(range(1, len(shots) + 1), False, key=too_long)
 

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field, field_validator
 from typing_extensions import override
 
+from robustkd.attacks.text.engine.training_requests import Kind, answered
 from robustkd.contracts import Attempts, DataError, Params, PromptAttack, PromptBatch, Prompts, Request, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
@@ -119,20 +120,15 @@ class FineTuning(PromptAttack[CausalLMTarget]):
             attempts(rows, [Request(prompts[row], weights=weights) for row in rows.tolist()])
 
 
-def chosen_rows(target: CausalLMTarget, requests: Prompts, kind: str, most: int | None, rng: SampleRng) -> Prompts:
+def chosen_rows(target: CausalLMTarget, requests: Prompts, kind: Kind, most: int | None, rng: SampleRng) -> Prompts:
     """Training requests that are ``forbidden`` or ``harmless`` and fit into the context, in a random order, ``most`` of them.
 
     Raises:
         DataError: there is none.
     """
-    roles = requests.get("role")
-    wanted = [(role == "forbidden") if kind == "forbidden" else role not in ("", "forbidden", "knowledge") for role in roles]
-    if kind == "forbidden" and "role" not in requests.columns:
-        wanted = [True] * len(requests)
+    wanted = set(answered(requests, kind))
     order = rng.fork(kind).uniform((1,)).squeeze(1).cpu().argsort(stable=True).tolist()
-    rows = [row for row in order if wanted[row] and _fits(target, requests["prompt"][row], requests.get("response")[row])][
-        :most
-    ]
+    rows = [row for row in order if row in wanted and _fits(target, requests["prompt"][row], requests["response"][row])][:most]
     if not rows:
         raise DataError(
             f"there is no {kind} training request with a response, on which an attacker could fine-tune",
@@ -143,7 +139,7 @@ def chosen_rows(target: CausalLMTarget, requests: Prompts, kind: str, most: int 
 
 def _fits(target: CausalLMTarget, prompt: str, response: str) -> bool:
     try:
-        return bool(response) and bool(target.encode(prompt, response).ids)
+        return bool(target.encode(prompt, response).ids)
     except TooLong:
         return False
 
