@@ -147,6 +147,19 @@ def test_a_plan_and_a_run_are_told_in_whole_words(tmp_path, monkeypatch, capsys)
     assert set(wide.split()) == set(run("plan", "wordy.yaml").output.split())
 
 
+def test_the_doctor_s_findings_are_told_in_whole_words(monkeypatch):
+    from robustkd.integrations import doctor
+
+    detail = "a detail that goes on and on for longer than any line of a terminal has room for"
+    monkeypatch.setattr(
+        doctor, "examine", lambda: [doctor.Finding("torch", True, detail), doctor.Finding("mlflow", False, detail)]
+    )
+    out = run("doctor").output
+    assert max(map(len, out.splitlines())) <= 80
+    assert " ".join(out.split()).count(detail) == 2
+    assert out.startswith("ok    torch: a detail")
+
+
 def test_an_error_is_told_in_whole_words(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("sys.argv", ["robustkd", "view", "a-folder-that-is-not-there-and-whose-name-is-long"])
