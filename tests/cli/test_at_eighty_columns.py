@@ -32,7 +32,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "words", [("list", "attacks"), ("list", "presets"), ("describe", "pgd"), ("describe", "mtard")], ids=" ".join
+    "words", [("list", "attacks"), ("list", "presets"), ("init",), ("describe", "pgd"), ("describe", "mtard")], ids=" ".join
 )
 def test_lines_fit_and_words_are_whole(words):
     # What is to be copied into a campaign file is left as it is.
