@@ -9,7 +9,7 @@ import click
 
 from robustkd.cli.names import plugin_names
 from robustkd.cli.one_model import allowed, given, images, loaded_model, one_model_options, settings
-from robustkd.cli.options import batch_size_option, json_option, precision_option, print_reserved
+from robustkd.cli.options import batch_size_option, json_option, precision_option, print_reserved, tell
 
 
 @click.command("attack")
@@ -88,6 +88,6 @@ def command(
         return
     numbers, (low, high) = report.to_dict(), report.interval
     click.echo(f"clean accuracy   {report.clean_accuracy:6.1%}   n = {numbers['n']}")
-    click.echo(f"robust accuracy  {report.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]   under {name}, {threat}")
+    tell(f"robust accuracy  {report.robust_accuracy:6.1%}   [{low:.1%}, {high:.1%}]   under {name}, {threat}")
     click.echo(f"passes           {numbers['forward_passes']} forward, {numbers['backward_passes']} backward")
-    click.echo("One attack is an upper bound, and no verdict: run a campaign for the worst case and the checks.")
+    tell("One attack is an upper bound, and no verdict: run a campaign for the worst case and the checks.")

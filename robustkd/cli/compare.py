@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli.names import outputs
-from robustkd.cli.options import console, json_option, print_reserved
+from robustkd.cli.options import console, json_option, print_reserved, tell
 
 if TYPE_CHECKING:
     from robustkd.campaigns.comparison.compare import Change, ComparedCampaigns, Movement
@@ -78,11 +78,11 @@ def _print(compared: ComparedCampaigns, plot: Path | None) -> None:
             low, high = (100 * end for end in item.interval)
             seeds = f"over {len(item.changes)} seeds, each tested alone"
             mean = f"mean {100 * item.difference:+.1f} points, intervals from {low:+.1f} to {high:+.1f}"
-            click.echo(f"{title(item)}: {item.direction} in the worst case {seeds}: {mean}")
+            tell(f"{title(item)}: {item.direction} in the worst case {seeds}: {mean}")
             if item.methods:
-                click.echo(methods_sentence(f"{item.defense_b} in B", f"{item.defense} in A", item.methods))
+                tell(methods_sentence(f"{item.defense_b} in B", f"{item.defense} in A", item.methods))
     for note in compared.notes:
-        click.echo(note)
+        tell(note)
     if plot is not None:
         click.echo(f"plot       {plot}")
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from robustkd.cli.options import json_option, print_reserved, tell
+from robustkd.cli.options import json_option, print_reserved, tell, whole_words
 
 
 @click.command("doctor")
@@ -22,9 +22,8 @@ def command(fix: bool, as_json: bool) -> None:
         print_reserved(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         for finding in findings:
-            click.echo(
-                f"{click.style('ok   ', fg='green') if finding.ok else click.style('wrong', fg='red')} {finding.name}: {finding.detail}"
-            )
+            mark = click.style("ok   ", fg="green") if finding.ok else click.style("wrong", fg="red")
+            click.echo(mark + whole_words(f"{finding.name}: {finding.detail}", " " * 6).removeprefix(" " * 5))
             if not finding.ok and finding.fix:
                 tell(f"fix: {finding.fix}", "      ")
     if not all(finding.ok for finding in findings):

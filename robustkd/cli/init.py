@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from robustkd.cli.options import json_option, print_reserved
+from robustkd.cli.options import json_option, print_reserved, whole_words
 
 
 def _purposes(ctx: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -31,7 +31,7 @@ def command(purpose: str | None, file: Path | None, as_json: bool) -> None:
             print_reserved(json.dumps(known, indent=1))
             return
         for name, text in known.items():
-            click.echo(f"{name:<18} {text}")
+            click.echo(whole_words(f"{name:<18} {text}", hanging=" " * 19))
         return
     written = starters.write(purpose, file)
     if as_json:

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from robustkd import plugins
 from robustkd.cli.families import family, heading
-from robustkd.cli.options import json_option, print_reserved, whole_words
+from robustkd.cli.options import json_option, print_reserved, tell, whole_words
 
 
 class Members(TypedDict, total=False):
@@ -78,9 +78,9 @@ def command(group: str | None, modality: str | None, members: bool, as_json: boo
             line = f"{item['name']:<{width}}  {item['summary']}{origin}".rstrip()
             click.echo(whole_words(line, "  ", " " * (width + 4)))
             for member in item.get("members", []):
-                click.echo(f"    {item['name']}:{member}{_threats(item['group'], item['name'], member)}")
+                tell(f"{item['name']}:{member}{_threats(item['group'], item['name'], member)}", "    ")
             for member, reason in item.get("unusable", {}).items():
-                click.echo(f"    {item['name']}:{member}  cannot be used: {reason}")
+                tell(f"{item['name']}:{member}  cannot be used: {reason}", "    ")
 
 
 def _by_family(group: str, rows: list[Row], found: Sequence[plugins.PluginInfo]) -> list[tuple[str, Row]]:

@@ -21,6 +21,7 @@ def groups_of(name: str, group: Group | None = None) -> list[Group]:
         PluginError: there is none.
     """
     from robustkd import plugins
+    from robustkd.campaigns.file import presets
     from robustkd.contracts import PluginError, suggestion
 
     asked: list[Group] = [group] if group else list(plugins.GROUPS)
@@ -28,7 +29,10 @@ def groups_of(name: str, group: Group | None = None) -> list[Group]:
     if not found:
         known = sorted({other for item in asked for other in plugins.names(item)})
         what = plugins.one_of(group) if group else "plug-in"
-        raise PluginError(f"there is no {what} '{name}'", fix=suggestion(name, known) or "robustkd list shows them all")
+        preset = f"it is a preset: robustkd plan {name} shows what it does" if name in presets.names() else None
+        raise PluginError(
+            f"there is no {what} '{name}'", fix=preset or suggestion(name, known) or "robustkd list shows them all"
+        )
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from robustkd.cli.names import outputs
-from robustkd.cli.options import out_option
+from robustkd.cli.options import out_option, tell
 
 
 @click.command("promote")
@@ -39,7 +39,7 @@ def command(run: str, defense: str, seed: int | None, out: Path | None, name: st
         sys.stdin.isatty() and click.confirm(f"No gate says what '{defense}' must reach. Promote it?", abort=True)
     ):
         against.append("no gate of the campaign says what it must reach")
-    click.echo(
+    tell(
         promote(
             found.folder,
             found.results,

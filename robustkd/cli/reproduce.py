@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli.names import outputs
-from robustkd.cli.options import json_option, print_reserved
+from robustkd.cli.options import json_option, print_reserved, tell
 
 if TYPE_CHECKING:
     from robustkd.campaigns.execution.reproduce import Difference, Number
@@ -77,7 +77,7 @@ def _print(campaign: Path, found: list[Difference], numbers: list[Number]) -> No
     click.echo(f"campaign   {campaign}")
     click.echo(f"{len(found)} differences" if found else "nothing differs here from where it was run")
     for item in found:
-        click.echo(f"  {item.what}: {item.recorded or 'not there'} -> {item.here or 'not here'}")
+        tell(f"{item.what}: {item.recorded or 'not there'} -> {item.here or 'not here'}", "  ")
     if numbers:
         same = sum(number.recorded == number.here for number in numbers)
         click.echo(f"{same} of {len(numbers)} numbers came out the same")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustkd.cli import names
-from robustkd.cli.options import json_option, out_option, print_reserved
+from robustkd.cli.options import json_option, out_option, print_reserved, tell
 
 if TYPE_CHECKING:
     from robustkd.campaigns.plan.plan import Plan
@@ -39,9 +39,15 @@ def list_cells(campaigns: tuple[str, ...], out: Path | None, as_json: bool) -> N
     for cell in sorted(cells, key=lambda cell: (cell.kind, cell.defense, cell.attack, cell.seed or 0)):
         _print(cell)
     unused = [cell for cell in cells if not cell.used_by]
-    click.echo(f"{len(cells)} cells, {_size(sum(cell.bytes for cell in cells))}", nl=False)
-    click.echo(f" ({_size(sum(cell.perturbations for cell in cells))} of it perturbations)", nl=False)
-    click.echo(f"; {len(unused)} that no campaign needs, {_size(sum(cell.bytes for cell in unused))}")
+    whole, perturbed, spare = (
+        _size(size)
+        for size in (
+            sum(cell.bytes for cell in cells),
+            sum(cell.perturbations for cell in cells),
+            sum(cell.bytes for cell in unused),
+        )
+    )
+    tell(f"{len(cells)} cells, {whole} ({perturbed} of it perturbations); {len(unused)} that no campaign needs, {spare}")
 
 
 @command.command()
@@ -65,10 +71,10 @@ def verify(campaign: str, out: Path | None, remove: bool, as_json: bool) -> None
         print_reserved(json.dumps({"cells": len(ids), "damaged": damaged, "removed": remove}, indent=1))
     else:
         for why in damaged.values():
-            click.echo(why)
-        click.echo(f"{len(ids)} cells verified, {len(damaged)} damaged" + (" and removed" if remove and damaged else ""))
+            tell(why)
+        tell(f"{len(ids)} cells verified, {len(damaged)} damaged" + (" and removed" if remove and damaged else ""))
         if damaged and not remove:
-            click.echo("robustkd run does again those that it needs; --remove drops them all")
+            tell("robustkd run does again those that it needs; --remove drops them all")
     if damaged:
         raise click.exceptions.Exit(1)
 
@@ -102,7 +108,7 @@ def prune(campaigns: tuple[str, ...], out: Path | None, perturbations: bool, yes
     for cell in chosen:
         _print(cell)
     what = f"the perturbations of {len(chosen)} cells" if perturbations else f"{len(chosen)} cells"
-    click.echo(f"{'removed' if yes else 'would remove'} {what}, {_size(freed)}" + ("" if yes else "; --yes does it"))
+    tell(f"{'removed' if yes else 'would remove'} {what}, {_size(freed)}" + ("" if yes else "; --yes does it"))
 
 
 @command.command("export")
@@ -117,7 +123,7 @@ def export_samples(campaign: str, file: Path, out: Path | None) -> None:
     (plan,) = plans.values()
     cells, rows = export(plan, store, file)
     missing = len(plan.of("attack")) - cells
-    click.echo(f"{file}: {rows} rows of {cells} attacks" + (f"; {missing} attacks are not finished" if missing else ""))
+    tell(f"{file}: {rows} rows of {cells} attacks" + (f"; {missing} attacks are not finished" if missing else ""))
 
 
 def _opened(campaigns: tuple[str, ...], out: Path | None) -> tuple[dict[str, Plan], Store]:
@@ -136,7 +142,7 @@ def _opened(campaigns: tuple[str, ...], out: Path | None) -> tuple[dict[str, Pla
 
 def _print(cell: Stored) -> None:
     if cell.damaged:
-        click.echo(f"damaged: {cell.damaged}")
+        tell(f"damaged: {cell.damaged}")
         return
     title = f"{cell.defense} {cell.attack}".strip() + f" seed {cell.seed}"
     used = ", ".join(cell.used_by) or "unused"

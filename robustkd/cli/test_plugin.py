@@ -11,7 +11,7 @@ import click
 
 from robustkd import plugins
 from robustkd.cli.names import groups_of, plugin_names
-from robustkd.cli.options import json_option, print_reserved
+from robustkd.cli.options import json_option, print_reserved, whole_words
 
 if TYPE_CHECKING:
     from robustkd.plugin_kit import Outcome
@@ -89,6 +89,7 @@ def _print(group: plugins.Group, name: str, outcomes: list[Outcome], quiet: bool
         if quiet and outcome.status != "failed":
             continue
         word = click.style(f"{outcome.status:<8}", fg=_COLOURS[outcome.status])
-        click.echo(f"  {word} {outcome.property:<22} {outcome.why or outcome.promise}")
+        told = whole_words(f"{outcome.property:<22} {outcome.why or outcome.promise}", " " * 11, " " * 34)
+        click.echo(f"  {word} {told.lstrip()}")
         if outcome.status == "failed" and outcome.fix:
-            click.echo(f"  {'':<8} {'':<22} fix: {outcome.fix}")
+            click.echo(whole_words(f"fix: {outcome.fix}", " " * 34, " " * 39))

@@ -207,7 +207,10 @@ def test_a_model_that_draws_as_a_folder_of_diffusers(studio, here, tmp_path):
     with torch.no_grad():
         assert torch.equal(ours.encode(ids).tokens, again.encode(ids).tokens)
         drawn = [model.unet(noise, at, encoder_hidden_states=model.encode(ids).tokens).sample for model in (ours, again)]
-    assert torch.equal(*drawn)
+    before, after = ours.unet.state_dict(), again.unet.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    torch.testing.assert_close(*drawn)  # where a file's bytes lie in memory decides which kernel multiplies them
     assert isinstance(ours, TextToImageTarget)
     assert "--format safetensors or diffusers" in exported("drawings#original", "--format", "onnx", "--out", tmp_path / "other")
     from transformers import PreTrainedTokenizerFast

@@ -32,7 +32,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "words", [("list", "attacks"), ("list", "presets"), ("describe", "pgd"), ("describe", "mtard")], ids=" ".join
+    "words", [("list", "attacks"), ("list", "presets"), ("init",), ("describe", "pgd"), ("describe", "mtard")], ids=" ".join
 )
 def test_lines_fit_and_words_are_whole(words):
     # What is to be copied into a campaign file is left as it is.
@@ -145,6 +145,19 @@ def test_a_plan_and_a_run_are_told_in_whole_words(tmp_path, monkeypatch, capsys)
     wide = run("plan", "wordy.yaml", columns=None).output
     assert max(map(len, wide.splitlines())) > 80
     assert set(wide.split()) == set(run("plan", "wordy.yaml").output.split())
+
+
+def test_the_doctor_s_findings_are_told_in_whole_words(monkeypatch):
+    from robustkd.integrations import doctor
+
+    detail = "a detail that goes on and on for longer than any line of a terminal has room for"
+    monkeypatch.setattr(
+        doctor, "examine", lambda: [doctor.Finding("torch", True, detail), doctor.Finding("mlflow", False, detail)]
+    )
+    out = run("doctor").output
+    assert max(map(len, out.splitlines())) <= 80
+    assert " ".join(out.split()).count(detail) == 2
+    assert out.startswith("ok    torch: a detail")
 
 
 def test_an_error_is_told_in_whole_words(monkeypatch, capsys):

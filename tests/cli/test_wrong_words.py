@@ -60,6 +60,12 @@ def test_what_can_be_named_is_told_where_nothing_is_near(told):
     assert " ".join(text.split()).endswith("or its name below runs, or a preset (robustkd list presets)")
 
 
+def test_a_preset_is_no_plugin(told):
+    code, text = told("describe", "quickstart")
+    assert code == 2
+    assert "it is a preset: robustkd plan quickstart" in " ".join(text.split())
+
+
 def test_the_leaderboard_is_of_the_folder_runs(told):
     code, text = told("leaderboard")
     assert code == 1
