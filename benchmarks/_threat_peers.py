@@ -99,7 +99,7 @@ def authors_perceptual(name: str, **renamed: str) -> Any:
             given = {theirs: job.budget[ours] for theirs, ours in renamed.items()}
             attack = getattr(peer, name)(_WithFeatures(model).eval(), bound=job.eps, lpips_model="self", **given)
             with torch.enable_grad():
-                found: Tensor = attack(x.clone(), y)
+                found: Tensor = attack(x.clone(memory_format=torch.contiguous_format), y)
             return found.detach()
 
         return run

@@ -35,15 +35,15 @@ OTHERS = (
     ("bandits-linf", "mnist_lenet5_clean", 0.2, 100),
     ("bandits-l2", "mnist_lenet5_clean", 2.5, 100),
     ("nes-linf", "mnist_lenet5_clean", 0.25, 100),
-    ("nes-l2", "mnist_lenet5_clean", 3.0, 100),
-    ("surfree-l2", "mnist_lenet5_clean", 2.0, 100),
+    ("nes-l2", "mnist_lenet5_clean", 2.5, 100),
+    ("surfree-l2", "mnist_lenet5_clean", 2.0, 60),
     ("lavan", "mnist_lenet5_clean", 7.0, 100),
     ("patch-pgd", "cifar10_resnet20", 3.0, 100),
-    ("stadv", "cifar10_resnet20", 0.02, 100),
-    ("recolor", "cifar10_resnet20", 0.01, 100),
-    ("lpa", "cifar10_resnet20", 0.1, 40),
-    ("ppgd", "cifar10_resnet20", 0.1, 40),
-    *((name, "cifar10_resnet20", 4 / 255, 200) for name in COMPARISONS if name.startswith("transfer-")),
+    ("stadv", "cifar10_resnet20", 0.02, 60),
+    ("recolor", "cifar10_resnet20", 0.01, 60),
+    ("lpa", "cifar10_resnet20", 0.3, 40),
+    ("ppgd", "cifar10_resnet20", 0.3, 40),
+    *((name, "cifar10_resnet20", 4 / 255, 40) for name in COMPARISONS if name.startswith("transfer-")),
 )
 _TRANSFER: JsonObject = {"steps": 10, "step_size": 0.4 / 255}
 BUDGETS: dict[str, JsonObject] = {
