@@ -12,12 +12,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import _networks
 import _peers
+import _score_peers
+import _threat_peers
+import _transfer_peers
 from _job import Job
 from torch import Tensor, nn
 
 import robustkd
-from robustkd.contracts import SpatialBudget
+from robustkd.contracts import ColourBudget, FlowBudget, PerceptualBudget, SpatialBudget
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Maker = Callable[[Job], Attack]
@@ -28,12 +32,13 @@ class Comparison:
     """An attack of ours and its counterparts.
 
     Attributes:
-        norm: in which the results are judged; ``patch`` is the side of the smallest square around what changed, and how far images were
-            transformed is not measured: ``transform``.
+        norm: in which the results are judged; ``patch`` is the side of the smallest square around what changed, ``perceptual`` the
+            distance of the network's own features, and how far images were transformed is not measured: ``transform``.
         ours: the plug-in, and our names of the budget's entries.
         peers: by library.
         params: parameters of ours beside the budget.
         threat: of ours, where it is no norm: keywords of ``robustkd.attack``.
+        judged_on: the network that the results are to fool, where that is another than they are made on.
     """
 
     norm: str
@@ -41,6 +46,7 @@ class Comparison:
     peers: Mapping[str, Maker]
     params: Mapping[str, Any] = field(default_factory=dict)
     threat: Callable[[Job], Mapping[str, Any]] | None = None
+    judged_on: str | None = None
 
 
 def implementation(job: Job) -> Attack:
@@ -51,22 +57,31 @@ def implementation(job: Job) -> Attack:
 
 def _robustkd(comparison: Comparison, job: Job) -> Attack:
     threat = {"norm": comparison.norm, "eps": job.eps} if comparison.threat is None else comparison.threat(job)
+    spec = {"kind": comparison.ours, **ours_of(job.budget), **comparison.params}
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        report = robustkd.attack(
-            comparison.ours,
-            model,
-            x,
-            y,
-            **threat,
-            seed=job.seed,
-            batch_size=len(x),
-            **job.budget,
-            **comparison.params,
-        )
+        if comparison.judged_on is None:
+            report = robustkd.attack(spec, model, x, y, **threat, seed=job.seed, batch_size=len(x))
+        else:
+            fooled = _networks.load(comparison.judged_on, 1, job.device)[0]
+            transfer = {"kind": "transfer", "surrogates": "here", "attacks": spec}
+            given = {"models": {"here": model}, "fit_data": _others(job), "seed": job.seed, "batch_size": len(x)}
+            report = robustkd.attack(transfer, fooled, x, y, **threat, **given)
         return report.adversarial.to(x.device)
 
     return run
+
+
+def ours_of(budget: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a budget is said to ours: all but that which a peer counts in another way."""
+    return {name: value for name, value in budget.items() if not name.startswith("peer_")}
+
+
+def _others(job: Job) -> tuple[Tensor, Tensor]:
+    """Images that are not attacked, for attacks that mix others in."""
+    after = job.first + job.images
+    _, x, y = _networks.load(job.network, after + _OTHERS, job.device)
+    return x[after:], y[after:]
 
 
 def _torchattacks(name: str, **renamed: Any) -> Maker:
@@ -175,6 +190,19 @@ def _transforms(job: Job) -> Mapping[str, Any]:
     return {"budget": SpatialBudget(_peers.ROTATION, _peers.TRANSLATION)}
 
 
+def _flow(job: Job) -> Mapping[str, Any]:
+    return {"budget": FlowBudget(job.eps)}
+
+
+def _colour(job: Job) -> Mapping[str, Any]:
+    return {"budget": ColourBudget(job.eps, colour_space="luv")}
+
+
+def _perceptual(job: Job) -> Mapping[str, Any]:
+    return {"budget": PerceptualBudget(job.eps, layers=tuple(f"network.{name}" for name in _threat_peers.LAYERS))}
+
+
+_OTHERS = 200
 _STEPS = {"eps": _eps, "alpha": "step_size", "steps": "steps"}
 
 COMPARISONS: dict[str, Comparison] = {
@@ -351,6 +379,55 @@ COMPARISONS |= {
     ),
 }
 
+COMPARISONS |= {
+    **{
+        f"bandits-{norm}": Comparison(norm, "bandits", {"authors": _score_peers.authors_bandits(norm)})
+        for norm in ("linf", "l2")
+    },
+    **{f"nes-{norm}": Comparison(norm, "nes", {"authors": _score_peers.authors_nes(norm)}) for norm in ("linf", "l2")},
+    "surfree-l2": Comparison("l2", "surfree", {"authors": _peers.by_decisions("l2", _score_peers.authors_surfree)}),
+    "lavan": Comparison("patch", "lavan", {"art": _peers.art_masked_pgd}, threat=_patch_in_the_corner),
+    "patch-pgd": Comparison("patch", "patch-pgd", {"authors": _threat_peers.authors_patch_training}, threat=_patch_anywhere),
+    "stadv": Comparison("transform", "stadv", {"authors": _threat_peers.authors_of_recoloradv("stadv")}, threat=_flow),
+    "recolor": Comparison(
+        "transform", "recolor", {"authors": _threat_peers.authors_of_recoloradv("recoloradv")}, threat=_colour
+    ),
+    "lpa": Comparison(
+        "perceptual",
+        "lpa",
+        {
+            "authors": _threat_peers.authors_perceptual(
+                "LagrangePerceptualAttack", num_iterations="steps", binary_steps="rounds"
+            )
+        },
+        threat=_perceptual,
+    ),
+    "ppgd": Comparison(
+        "perceptual",
+        "ppgd",
+        {
+            "authors": _threat_peers.authors_perceptual(
+                "PerceptualPGDAttack", num_iterations="steps", cg_iterations="iterations"
+            )
+        },
+        threat=_perceptual,
+    ),
+    **{
+        f"transfer-{ours}": Comparison(
+            "linf", ours, {"transferattack": _transfer_peers.transferattack(theirs, **renamed)}, judged_on="cifar10_resnet56"
+        )
+        for ours, theirs, renamed in (
+            ("mi-fgsm", "mifgsm", {}),
+            ("vmi-fgsm", "vmifgsm", {"num_neighbor": "neighbours"}),
+            ("admix", "admix", {"num_admix": "mixed", "num_scale": "copies"}),
+            ("ssa", "ssm", {"num_spectrum": "copies"}),
+            ("pgn", "pgn", {"num_neighbor": "neighbours"}),
+            ("bsr", "bsr", {"num_scale": "copies", "num_block": "blocks"}),
+            ("ila", "ila", {}),
+        )
+    },
+}
+
 MINIMUM_NORM = (
     "cw-l2",
     "cw-linf",
@@ -373,4 +450,5 @@ MINIMUM_NORM += (
     "geoda-linf",
     "geoda-l2",
     "rays-linf",
+    "surfree-l2",
 )

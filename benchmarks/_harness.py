@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import platform
+import random
 import resource
 import statistics
 import sys
@@ -21,13 +22,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
 from _job import Job
 from torch import Tensor, nn
 
 from robustkd import plugins
+from robustkd.contracts import PerceptualBudget
 from robustkd.contracts.json_value import JsonObject, JsonValue
-from robustkd.targets import PassCounter
+from robustkd.targets import ClassifierTarget, PassCounter
+from robustkd.targets.features import LayerFeatures
 
 RESULTS = Path(__file__).with_name("results")
 SLACK = 1e-4
@@ -144,8 +148,11 @@ def _run(job: Job) -> Measurement:
     if job.seed:
         x = (x + JITTER * torch.randn(x.shape, generator=torch.Generator().manual_seed(job.seed)).to(x)).clamp(0, 1)
     model = Counted(network).eval()
-    contend = _comparisons.implementation(job)
+    contend, comparison = _comparisons.implementation(job), _comparisons.COMPARISONS[job.comparison]
+    fooled = network if comparison.judged_on is None else _networks.load(comparison.judged_on, 1, job.device)[0]
     torch.manual_seed(job.seed)
+    np.random.seed(job.seed)
+    random.seed(job.seed)
     model(x[:8].clone().requires_grad_()).sum().backward()  # the first pass of a process pays for set-up
     model.zero_grad()
     model.passes = PassCounter()
@@ -161,7 +168,7 @@ def _run(job: Job) -> Measurement:
         "forwards": forwards / len(x),
         "backwards": backwards / len(x),
         "peak_mib": _peak_mib(job.device) - before,
-        **judge(network, x, y, adversarial.detach(), _comparisons.COMPARISONS[job.comparison].norm, job.eps),
+        **judge(fooled, x, y, adversarial.detach(), comparison.norm, job.eps),
     }
 
 
@@ -184,11 +191,21 @@ def distances(network: nn.Module, x: Tensor, y: Tensor, adversarial: Tensor, nor
     if norm in ("patch", "transform"):
         far = _side(delta.view(x.shape)) if norm == "patch" else torch.zeros(len(x), dtype=torch.double, device=x.device)
         return torch.where(wrong & valid, far, torch.inf)
+    if norm == "perceptual":
+        return torch.where(wrong & valid, _unlike(network, x, adversarial), torch.inf)
     order = {"linf": torch.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}[norm]
     far = torch.linalg.vector_norm(delta, ord=order, dim=1)
     if norm == "l0":  # pixels, not channel values
         far = (delta.view(x.shape).abs().amax(1) > 0).flatten(1).sum(1).double()
     return torch.where(wrong & valid, far, torch.inf)
+
+
+def _unlike(network: nn.Module, x: Tensor, adversarial: Tensor) -> Tensor:
+    """(N,) the distances of the features that the network has at the layers of the perceptual comparisons."""
+    from _threat_peers import LAYERS
+
+    features = LayerFeatures(ClassifierTarget(network, num_classes=10, input_shape=x.shape[1:]), LAYERS)
+    return PerceptualBudget(1.0, layers=LAYERS, features=features).distance(x, adversarial, {}).double()
 
 
 def _side(delta: Tensor) -> Tensor:
@@ -271,7 +288,7 @@ def version(job: Job) -> str:
 
     if job.implementation == "robustkd":
         comparison = _comparisons.COMPARISONS[job.comparison]
-        attack = plugins.make("attacks", {"kind": comparison.ours, **job.budget, **comparison.params})
+        attack = plugins.make("attacks", {"kind": comparison.ours, **_comparisons.ours_of(job.budget), **comparison.params})
         return f"{comparison.ours} {attack.version}"
     try:
         return f"{job.implementation} {of_package(job.implementation)}"

@@ -1,21 +1,15 @@
-"""Peers that cannot simply be called: those asked for decisions alone, ART's, and code that authors published beside a paper.
-
-Authors' files are not packages. ``ROBUSTKD_AUTHORS`` names a folder that holds them: ``rs_attacks.py`` and ``utils.py`` of
-github.com/fra31/sparse-rs, ``autoattack/spgd.py`` of github.com/CityU-MLO/sPGD, ``pgd_attacks_pt.py`` and ``utils_pt.py`` of
-github.com/fra31/sparse-imperceivable-attacks, ``RayS.py`` of github.com/uclaml/RayS.
-"""
+"""Peers that cannot simply be called: those asked for decisions alone, ART's, and code that authors published (``_authors``)."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import os
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from _authors import authors, without_cuda
 from _job import Job
 from torch import Tensor, nn
 
@@ -88,7 +82,7 @@ def art_hopskipjump(model: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> None:
     import art.attacks.evasion
 
     order: float | int = float("inf") if norm == "linf" else 2
-    attack = art.attacks.evasion.HopSkipJump(_classifier(model, x), norm=order, verbose=False)
+    attack = art.attacks.evasion.HopSkipJump(classifier(model, x), norm=order, verbose=False)
     attack.generate(x.cpu().numpy(), y.cpu().numpy())
 
 
@@ -99,7 +93,7 @@ def art_geoda(model: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> None:
 
     vars(np).setdefault("mat", np.asmatrix)  # ART 1.20 asks for it, NumPy 2 has it no more
     order: float | int = float("inf") if norm == "linf" else 2
-    attack = art.attacks.evasion.GeoDA(_classifier(model, x), norm=order, bin_search_tol=0.01, verbose=False)
+    attack = art.attacks.evasion.GeoDA(classifier(model, x), norm=order, bin_search_tol=0.01, verbose=False)
     attack.generate(x.cpu().numpy(), y.cpu().numpy())
 
 
@@ -108,7 +102,7 @@ def art_simba(model: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> None:
     import art.attacks.evasion
 
     probabilities = nn.Sequential(model, nn.Softmax(1)).eval()
-    attack = art.attacks.evasion.SimBA(_classifier(probabilities, x), attack="px", epsilon=0.2, verbose=False)
+    attack = art.attacks.evasion.SimBA(classifier(probabilities, x), attack="px", epsilon=0.2, verbose=False)
     attack.generate(x.cpu().numpy(), nn.functional.one_hot(y, 10).cpu().numpy())
 
 
@@ -117,8 +111,8 @@ def authors_rays(model: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> None:
     sys.modules.setdefault("pgbar", types.ModuleType("pgbar"))
     vars(sys.modules["pgbar"])["progress_bar"] = lambda *_: None
     asked = types.SimpleNamespace(predict_label=lambda images: model(images).argmax(1))
-    with _without_cuda():
-        _authors("RayS").RayS(asked, epsilon=0.0).attack_hard_label(x, y)
+    with without_cuda():
+        authors("RayS").RayS(asked, epsilon=0.0).attack_hard_label(x, y)
 
 
 def art_masked_pgd(job: Job) -> Attack:
@@ -130,9 +124,9 @@ def art_masked_pgd(job: Job) -> Attack:
         mask = torch.zeros_like(x)
         mask[..., : int(job.eps), : int(job.eps)] = 1
         attack = art.attacks.evasion.ProjectedGradientDescentPyTorch(
-            _classifier(model, x),
+            classifier(model, x),
             eps=1.0,
-            eps_step=job.budget["step_size"],
+            eps_step=job.budget.get("step_size") or job.budget["peer_step_size"],
             max_iter=job.budget["steps"],
             num_random_init=1,
             batch_size=len(x),
@@ -150,7 +144,7 @@ def art_spatial(job: Job) -> Attack:
         import art.attacks.evasion
 
         attack = art.attacks.evasion.SpatialTransformation(
-            _classifier(model, x),
+            classifier(model, x),
             max_translation=100 * TRANSLATION,
             num_translations=job.budget["translations"],
             max_rotation=ROTATION,
@@ -188,7 +182,7 @@ def authors_sparse_rs(norm: str) -> Callable[[Job], Attack]:
     """Sparse-RS with the first share of the paper; of a patch, ``eps`` is its side."""
 
     def make(job: Job) -> Attack:
-        peer = _authors("rs_attacks")
+        peer = authors("rs_attacks")
         eps, first = (int(job.eps) ** 2, 0.4) if norm == "patches" else (int(job.eps), 0.3)
 
         def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -209,7 +203,7 @@ def authors_spgd(projected: bool) -> Callable[[Job], Attack]:
         for name in ("skimage", "skimage.util"):  # imported for noise that is not asked for
             module = sys.modules.setdefault(name, types.ModuleType(name))
             vars(module).setdefault("random_noise", None)
-        peer = _authors("spgd")
+        peer = authors("spgd")
 
         def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             attack = peer.SparsePGD(model, k=int(job.eps), t=job.budget["steps"], unprojected_gradient=not projected)
@@ -223,7 +217,7 @@ def authors_spgd(projected: bool) -> Callable[[Job], Attack]:
 
 def authors_pgd0(job: Job) -> Attack:
     """PGD_0, whose step size is the sum over all values."""
-    peer = _authors("pgd_attacks_pt")
+    peer = authors("pgd_attacks_pt")
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         import numpy as np
@@ -237,32 +231,15 @@ def authors_pgd0(job: Job) -> Attack:
             step_size=job.budget["step_size"] * given[0].size,
             k=int(job.eps),
         )
-        with _without_cuda():
+        with without_cuda():
             found, _ = peer.perturb_L0_box(attack, given, y.cpu().numpy(), -given, 1 - given)
         return torch.as_tensor(found).permute(0, 3, 1, 2).to(x)
 
     return run
 
 
-def _authors(module: str) -> Any:
-    folder = os.environ.get("ROBUSTKD_AUTHORS")
-    if folder and folder not in sys.path:
-        sys.path.insert(0, folder)
-    return importlib.import_module(module)
-
-
-class _without_cuda:
-    """Inside the block, tensors that authors' code moves to CUDA stay where they are."""
-
-    def __enter__(self) -> None:
-        self._moved = torch.Tensor.cuda
-        torch.Tensor.cuda = lambda tensor, *_, **__: tensor  # type: ignore[method-assign]
-
-    def __exit__(self, *_: object) -> None:
-        torch.Tensor.cuda = self._moved  # type: ignore[method-assign]
-
-
-def _classifier(model: nn.Module, x: Tensor) -> Any:
+def classifier(model: nn.Module, x: Tensor) -> Any:
+    """The network as ART wants it."""
     from art.estimators.classification import PyTorchClassifier
 
     return PyTorchClassifier(

@@ -116,6 +116,7 @@ def test_every_attack_of_ours_in_a_comparison_exists() -> None:
 
 NORMS_AND_KINDS = ["pgd", "pgd-l2", "apgd-ce", "square", "square-l1", "cw-l2", "ddn", "fmn-l1", "fab-linf", "deepfool-l2"]
 NORMS_AND_KINDS += ["sigma-zero", "sparse-rs", "hopskipjump-l2", "patch-rs", "patch-at-a-place", "rotate-grid"]
+NORMS_AND_KINDS += ["bandits-l2", "nes-linf", "surfree-l2", "lavan", "patch-pgd", "stadv"]
 
 
 @pytest.mark.parametrize("comparison", NORMS_AND_KINDS)
@@ -127,8 +128,12 @@ def test_every_implementation_runs(comparison: str) -> None:
         "patch-at-a-place": {"steps": 2, "step_size": 0.1},
         "rotate-grid": {"rotations": 3, "translations": 1},
         "hopskipjump-l2": {"queries": 60},
+        "surfree-l2": {"queries": 60},
+        "nes-linf": {"steps": 2, "pairs": 2},
+        "lavan": {"steps": 2, "peer_step_size": 0.1},
+        "patch-pgd": {"places": 1, "steps": 2, "step_size": 0.1, "peer_steps": 1},
     }
-    few = {"queries": 5} if comparison in ("square", "square-l1", "sparse-rs", "patch-rs") else {"steps": 3}
+    few = {"queries": 5} if comparison in ("square", "square-l1", "sparse-rs", "patch-rs", "bandits-l2") else {"steps": 3}
     budget = budgets.get(comparison, few)
     eps = 2.0 if _comparisons.COMPARISONS[comparison].norm in ("l0", "patch") else 0.2
     for who in ("robustkd", *_comparisons.COMPARISONS[comparison].peers):
@@ -138,6 +143,25 @@ def test_every_implementation_runs(comparison: str) -> None:
         assert row["forwards"] >= 1
         assert 0 <= row["robust_accuracy"] <= row["clean_accuracy"] <= 1
         assert row["clean_accuracy"] > 0.5
+
+
+def test_a_transfer_is_judged_on_the_other_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an eps that changes nothing, those stand that the other network classifies rightly."""
+    broken = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with torch.no_grad():
+        broken[1].weight.zero_()
+        broken[1].bias.copy_(torch.arange(10.0))  # always the last class
+    monkeypatch.setattr(_comparisons, "_OTHERS", 10)
+    load = _networks.load
+    monkeypatch.setattr(_networks, "load", lambda name, *more: (broken,) * 3 if name == "nines" else load(name, *more))
+    comparison = replace(_comparisons.COMPARISONS["transfer-admix"], judged_on="nines")
+    monkeypatch.setitem(_comparisons.COMPARISONS, "transfer-admix", comparison)
+    budget = {"steps": 2, "step_size": 1e-6, "mixed": 1, "copies": 1}
+    row = _harness._run(_harness.Job("transfer-admix", "robustkd", "digits", 40, 1e-6, budget))
+    nines = float((load("digits", 40)[2] == 9).double().mean())
+    assert 0 < nines < 0.5
+    assert row["robust_accuracy"] == row["clean_accuracy"] == pytest.approx(nines)
+    assert row["backwards"] > 0
 
 
 def test_an_implementation_that_raises_is_said_and_stops_nobody() -> None:

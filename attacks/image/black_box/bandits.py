@@ -1,7 +1,7 @@
 """Bandits: a gradient that is remembered from step to step, in coarse tiles.
 
     q1, q2 = v + delta u, v - delta u,   u normal, v and u one number for each tile
-    D      = (J(x + fd q1 / ||q1||) - J(x + fd q2 / ||q2||)) / (fd delta)
+    D      = (J(x + fd q1 / ||q1||) - J(x + fd q2 / ||q2||)) / fd
     v      = v + lr D u (l2);   v = exponentiated gradient of it (linf)
     x      = project(x + size * steepest(v))
 
@@ -9,7 +9,9 @@ Good with few queries: the gradient of the last step is a good guess of the next
 (data). Saturated scores have no differences to learn from.
 
 Source: Ilyas, Engstrom, Madry: Prior convictions: black-box adversarial attacks with bandits and priors (ICLR 2019), algorithms 1
-to 3.
+to 3. D, the step sizes and the loss are those of the authors' code (MadryLab/blackbox-bandits). In the paper D is also divided by delta,
+which with the values for l2 makes the first direction a hundred times as long: it is then kept. Their queries may leave the
+pixel range; here x makes room for them.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.estimates import with_room
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
@@ -71,12 +74,15 @@ class BanditGradient:
 
         u = self.rng.fork(t).select(rows).normal(coarse, x.dtype) / math.sqrt(math.prod(coarse))
 
-        def loss(side: float) -> Tensor:
+        def looked(side: float) -> Tensor:
             q = full(latent + side * self.exploration * u)
-            q = q / per_sample(q.flatten(1).norm(dim=1), q).clamp_min(1e-30)
-            return objective(oracle.logits((x + self.radius * q).clamp(*state.ball.bounds), rows), rows).to(x.dtype)
+            return self.radius * q / per_sample(q.flatten(1).norm(dim=1), q).clamp_min(1e-30)
 
-        slope = (loss(1.0) - loss(-1.0)) / (self.radius * self.exploration)
+        ahead, behind = looked(1.0), looked(-1.0)
+        inside = with_room(x, torch.maximum(ahead.abs(), behind.abs()), state.ball.bounds)
+        shown = [(inside + step).clamp(*state.ball.bounds) for step in (ahead, behind)]
+        losses = [objective(oracle.logits(point, rows), rows).to(x.dtype) for point in shown]
+        slope = (losses[0] - losses[1]) / self.radius
         step = self.lr * per_sample(slope, u) * u
         if self.norm == "linf":
             # Exponentiated gradients of p = (latent + 1) / 2: the log-odds of p, 2 atanh(latent), rise by 2 step.
@@ -87,7 +93,7 @@ class BanditGradient:
 
 class BanditsParams(Params):
     queries: int = Field(5000, ge=4, description="forward passes for each sample; three a step")
-    step_size: float | None = Field(None, gt=0, description="in pixel units; default: a twentieth of eps")
+    step_size: float | None = Field(None, gt=0, description="in pixel units; default: a fifth of eps in linf, a tenth in l2")
     exploration: float | None = Field(
         None, gt=0, description="delta, the share of a random direction in what is compared; default: 1 in linf, 0.01 in l2"
     )
@@ -96,7 +102,7 @@ class BanditsParams(Params):
     )
     lr: float | None = Field(None, gt=0, description="of the latent gradient; default: 100 in linf, 0.1 in l2")
     tile: int = Field(4, ge=1, description="pixels along the side of a tile that shares its gradient; 1: no data prior")
-    loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
 class Bandits(Attack):
@@ -106,6 +112,9 @@ class Bandits(Attack):
     norms = ("linf", "l2")
     goals = ("untargeted", "targeted")
     gradients = False
+    version = (
+        "2"  # 1 kept its first direction in l2, took steps a fourth or half as long, and cut queries back into the pixel range
+    )
     source = "Ilyas et al. 2019, arXiv:1807.07978"
 
     @property
@@ -116,8 +125,8 @@ class Bandits(Attack):
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes at most ``queries`` forward passes a sample."""
         p, objective = self.params, for_batch(self.params.loss, batch)
-        update = SteepestStep(StepSize(p.step_size, share=0.05))
-        exploration, radius, lr = (1.0, 0.1, 100.0) if threat.norm == "linf" else (0.01, 0.01, 0.1)  # the authors'
+        share, exploration, radius, lr = (0.2, 1.0, 0.1, 100.0) if threat.norm == "linf" else (0.1, 0.01, 0.01, 0.1)
+        update = SteepestStep(StepSize(p.step_size, share=share))
         estimator = BanditGradient(rng, p.exploration or exploration, p.radius or radius, p.lr or lr, p.tile, threat.norm)
 
         def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:

@@ -65,7 +65,7 @@ class SPSA(Attack):
     regions = ("given",)
     goals = ("untargeted", "targeted")
     gradients = False
-    version = "2"
+    version = "3"  # 2 cut queries back into the pixel range: pixels at their bounds were seen half
     revisions = PROJECTION_REVISIONS
     source = "Uesato et al. 2018, arXiv:1802.05666"
 
