@@ -64,7 +64,9 @@ class Source(BaseModel):
 
 def sections_with_numbers(root: Path = ROOT) -> Iterator[tuple[str, str]]:
     """(page, heading) of every section of the README and the docs in which something was measured, or looks as if it were."""
-    for page in (root / "README.md", *sorted((root / "docs").rglob("*.md"))):
+    made = root / "docs" / "reference"  # by the site, from the docstrings
+    pages = [page for page in sorted((root / "docs").rglob("*.md")) if not page.is_relative_to(made)]
+    for page in (root / "README.md", *pages):
         heading, fenced, told = "", False, set()
         for line in page.read_text(encoding="utf-8").splitlines():
             fenced ^= line.startswith("```")
