@@ -24,6 +24,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
+from _counted import Counted
 from _job import Job
 from torch import Tensor, nn
 
@@ -84,17 +85,6 @@ class Target(TypedDict):
     value: float
     at_most: float
     met: bool
-
-
-class Counted(nn.Module):
-    """A network that counts the images going through it, each way."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network, self.passes = network, PassCounter()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.passes.follow(self.network(x))
 
 
 def measure(job: Job, *, limit: float | None = None) -> Measurement:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from _authors import authors, torch_but, without_cuda
-from _harness import Counted
+from _counted import Counted
 from _job import Job
 from _peers import Attack
 from torch import Tensor, nn

@@ -7,7 +7,8 @@ from __future__ import annotations
 import _networks
 import click
 import torch
-from _harness import COST, Counted, Job, Measurement, Verdicts, fastest, measure, now, seconds, table, write
+from _counted import Counted
+from _harness import COST, Job, Measurement, Verdicts, fastest, measure, now, seconds, table, write
 
 import robustkd
 from robustkd.attacks.image.gradient.pgd import PGD

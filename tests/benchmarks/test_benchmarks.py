@@ -19,6 +19,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import _comparisons  # noqa: E402
+import _counted  # noqa: E402
 import _harness  # noqa: E402
 import _networks  # noqa: E402
 import _peers  # noqa: E402
@@ -102,7 +103,7 @@ def test_what_cycles_save_is_counted_and_changes_nothing() -> None:
 
 
 def test_passes_are_counted_each_way(net: nn.Module) -> None:
-    model = _harness.Counted(net)
+    model = _counted.Counted(net)
     x = torch.rand(5, 1, 2, 2, requires_grad=True)
     torch.autograd.grad(model(x).sum(), x)
     with torch.no_grad():

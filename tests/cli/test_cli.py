@@ -95,7 +95,7 @@ def test_describe_goes_into_nested_blocks(robustkd):
         (["rnu"], 2, "did you mean 'run'?"),
         (["run"], 2, "Missing argument"),
         (["run", "quickstrat"], 2, "did you mean 'quickstart'?"),
-        (["run", "gone.yaml"], 2, "gone.yaml cannot be read"),
+        (["run", "gone.yaml"], 2, "there is no file gone.yaml"),
         (["run", "tiny.yaml", "--wrokers", "2"], 2, "--workers"),
         (["describe", "pdg"], 2, "did you mean 'pgd'?"),
         (["report", "tiny.yaml"], 1, "holds no finished cell"),
@@ -142,7 +142,7 @@ def test_run_report_and_run_again(robustkd):
 
     code, out, _ = robustkd("plan", "tiny.yaml")
     assert code == 0
-    assert "1 trainings" in out
+    assert "1 training  " in out
     assert "1 finished" in out
 
 
