@@ -77,8 +77,9 @@ setup(
         ],
         # A tracking store in PostgreSQL. What postgresql:// means is up to SQLAlchemy: psycopg2 to 2.0, psycopg from 2.1 on.
         "postgresql": ["psycopg2-binary>=2.9.10", "psycopg[binary]>=3.2"],
-        # Language models. 5.x reads and writes safetensors alone; peft for LoRA, gguf for GGUF files, which accelerate is not needed for.
-        "llm": ["transformers>=5.0,<6", "peft>=0.17", "gguf>=0.17"],
+        # Language models. 5.x reads and writes safetensors alone; peft for LoRA, 0.18 being the first that knows transformers 5; gguf for
+        # GGUF files, which accelerate is not needed for.
+        "llm": ["transformers>=5.0,<6", "peft>=0.18", "gguf>=0.17"],
         "diffusion": ["diffusers>=0.36", "transformers>=5.0,<6"],
         # The judge onnx-classifier and models in ONNX files; onnxruntime 1.20 is the first with Python 3.13, onnx2pytorch 0.6 the first
         # that is tested operator by operator.
@@ -97,7 +98,7 @@ setup(
             "dask-jobqueue>=0.9,<0.10",  # jobs that a batch system refuses; the engine overrides a method of its jobs, as it is in 0.9
             "transformers>=5.0,<6",
             "diffusers>=0.36",
-            "peft>=0.17",
+            "peft>=0.18",
             "gguf>=0.17",
             "onnx>=1.17",  # writes the file that the judge onnx-classifier is tested with
             "onnxruntime>=1.20",
