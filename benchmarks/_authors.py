@@ -11,6 +11,7 @@
 - ``recoloradv/``: github.com/cassidylaidlaw/ReColorAdv, with the authors' stAdv
 - ``perceptual_advex/``: github.com/cassidylaidlaw/perceptual-advex
 - ``transferattack/``: github.com/Trustworthy-AI-Group/TransferAttack
+- ``mora/mora_attack.py``: github.com/lafeat/mora
 - ``patch_training/``: ``attacks/`` and ``common/`` of github.com/sukrutrao/Adversarial-Patch-Training
 """
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import _ensemble_peers
 import _networks
 import _peers
 import _score_peers
@@ -39,6 +40,8 @@ class Comparison:
         params: parameters of ours beside the budget.
         threat: of ours, where it is no norm: keywords of ``robustkd.attack``.
         judged_on: the network that the results are to fool, where that is another than they are made on.
+        learns: whether ours is fitted to images that are not attacked.
+        ensemble: whether the network is one of several that answer together, and ours asks for its members.
     """
 
     norm: str
@@ -47,6 +50,8 @@ class Comparison:
     params: Mapping[str, Any] = field(default_factory=dict)
     threat: Callable[[Job], Mapping[str, Any]] | None = None
     judged_on: str | None = None
+    learns: bool = False
+    ensemble: bool = False
 
 
 def implementation(job: Job) -> Attack:
@@ -61,7 +66,9 @@ def _robustkd(comparison: Comparison, job: Job) -> Attack:
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         if comparison.judged_on is None:
-            report = robustkd.attack(spec, model, x, y, **threat, seed=job.seed, batch_size=len(x))
+            fitted: Mapping[str, Any] = {"fit_data": _others(job)} if comparison.learns else {}
+            attacked = _ensemble_peers.target(model, tuple(x.shape[1:])) if comparison.ensemble else model
+            report = robustkd.attack(spec, attacked, x, y, **threat, **fitted, seed=job.seed, batch_size=len(x))
         else:
             fooled = _networks.load(comparison.judged_on, 1, job.device)[0]
             transfer = {"kind": "transfer", "surrogates": "here", "attacks": spec}
@@ -78,7 +85,7 @@ def ours_of(budget: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _others(job: Job) -> tuple[Tensor, Tensor]:
-    """Images that are not attacked, for attacks that mix others in."""
+    """Images that are not attacked, for attacks that mix others in or are fitted."""
     after = job.first + job.images
     _, x, y = _networks.load(job.network, after + _OTHERS, job.device)
     return x[after:], y[after:]
@@ -159,6 +166,10 @@ def _pyautoattack_square(norm: str) -> Maker:
         return run
 
     return make
+
+
+def _universal_patch_of_art(job: Job) -> Attack:
+    return _threat_peers.art_universal_patch(job, *_others(job))
 
 
 def _eps(job: Job) -> float:
@@ -387,6 +398,20 @@ COMPARISONS |= {
     **{f"nes-{norm}": Comparison(norm, "nes", {"authors": _score_peers.authors_nes(norm)}) for norm in ("linf", "l2")},
     "surfree-l2": Comparison("l2", "surfree", {"authors": _peers.by_decisions("l2", _score_peers.authors_surfree)}),
     "lavan": Comparison("patch", "lavan", {"art": _peers.art_masked_pgd}, threat=_patch_in_the_corner),
+    "mora": Comparison("linf", "mora", {"authors": _ensemble_peers.authors_mora}, ensemble=True),
+    "spsa": Comparison(
+        "linf",
+        "spsa",
+        {
+            "torchattacks": _torchattacks(
+                "SPSA", eps=_eps, lr="lr", delta="delta", nb_iter="steps", nb_sample="pairs", max_batch_size="pairs"
+            )
+        },
+    ),
+    "universal-patch": Comparison(
+        "patch", "universal-patch", {"art": _universal_patch_of_art}, threat=_patch_anywhere, learns=True
+    ),
+    "rotate-pgd": Comparison("transform", "rotate-pgd", {"foolbox": _peers.foolbox_random_spatial}, threat=_transforms),
     "patch-pgd": Comparison("patch", "patch-pgd", {"authors": _threat_peers.authors_patch_training}, threat=_patch_anywhere),
     "stadv": Comparison("transform", "stadv", {"authors": _threat_peers.authors_of_recoloradv("stadv")}, threat=_flow),
     "recolor": Comparison(

@@ -3,7 +3,8 @@
 ``mnist_lenet5_adv``, ``mnist_lenet5_clean`` and ``cifar10_resnet20`` are trained networks of the measuring data. ``pgd_at``,
 ``fgsm_at`` and ``mnist_large_eps`` are trained here, by robustkd, once: the last two with a single step and at a large eps, so that their
 gradients mislead, the first one's a single step alone. ``digits_100`` (by PGD) and ``digits_1000`` (plainly) are trained on two and three
-digits of MNIST in a row, and have as many classes. ``resnet18`` and ``wrn-28-10`` have random weights and are there for their cost.
+digits of MNIST in a row, and have as many classes. ``mnist_pair`` answers with the mean probability of the first two. ``resnet18`` and
+``wrn-28-10`` have random weights and are there for their cost.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from robustkd import plugins
 from robustkd.data import SplitParams, load_splits
 from robustkd.targets import load_target
 from robustkd.targets.checkpoints import load_weights
+from robustkd.targets.ensemble import log_mean_probability
+from robustkd.targets.modules import MeanProbability
 
 HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("ROBUSTKD_SHARED_DATA") or HERE.parents[1] / "shared" / "data")
@@ -50,11 +53,14 @@ _MNIST_TRAINING = 8000
 """How many of MNIST's 10,000 test images the campaign on them trains with. The measuring data have no others."""
 _MNIST = {"mnist_large_eps": "mnist.npz", "digits_100": "digits_100.npz", "digits_1000": "digits_1000.npz"}
 """Archives that are made of MNIST's test images, of those networks that are trained on them."""
+_PAIR, _MEMBERS = "mnist_pair", ("mnist_lenet5_adv", "mnist_lenet5_clean")
 _RANDOM = {"resnet18": ("resnet18", {}), "wrn-28-10": ("wrn", {"depth": 28, "width": 10})}
 
 
 def there(name: str) -> bool:
     """Whether ``load`` can give it on this machine."""
+    if name == _PAIR:
+        return all(there(member) for member in _MEMBERS)
     if name in _MNIST:
         return (SHARED / "mnist").is_dir()
     return name in _RANDOM or name in (*_TRAINED_HERE, "digits") or (SHARED / "networks" / f"{name}.safetensors").is_file()
@@ -68,6 +74,10 @@ def load(name: str, images: int, device: str = "cpu") -> tuple[nn.Module, Tensor
         network, x, y = _trained(name, images)
     elif name == "digits":
         network, x, y = _digits(images)
+    elif name == _PAIR:
+        loaded = [_shared(member, images) for member in _MEMBERS]
+        _, x, y = loaded[0]
+        network = MeanProbability([member for member, _, _ in loaded], log_mean_probability)
     else:
         network, x, y = _shared(name, images)
     return network.to(device).eval(), x.to(device), y.to(device)

@@ -174,6 +174,24 @@ def foolbox_spatial(job: Job) -> Attack:
     return run
 
 
+def foolbox_random_spatial(job: Job) -> Attack:
+    """The worst of foolbox's random transforms, as many as ours looks at."""
+
+    def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        import foolbox
+
+        attack = foolbox.attacks.SpatialAttack(
+            max_translation=round(TRANSLATION * x.shape[-1]),
+            max_rotation=ROTATION,
+            grid_search=False,
+            random_steps=job.budget["restarts"] * (job.budget["steps"] + 1),
+        )
+        raw, _, _ = attack(foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device), x, y, epsilons=None)
+        return torch.as_tensor(raw)
+
+    return run
+
+
 ROTATION, TRANSLATION = 15.0, 1 / 14
 """Degrees, and the share of an image's side: two of MNIST's pixels."""
 

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from _authors import authors, stand_in
 from _job import Job
-from _peers import Attack
+from _peers import Attack, classifier
 from torch import Tensor, nn
 
+from robustkd.attacks.image.patch.placement import pasted
 from robustkd.targets.activations import recorded, submodules
 
 LAYERS = ("layer1", "layer2", "layer3")
@@ -20,7 +21,9 @@ def authors_patch_training(job: Job) -> Attack:
     """The patch of Rao et al., which moves in the best of four directions after each step (``full``): five passes and one back."""
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        stand_in("imgaug", "sklearn.metrics", "tensorboardX", "h5py", "umap", "deepdish")
+        stand_in(
+            "imgaug", "sklearn.metrics", "tensorboard.backend.event_processing.event_accumulator", "h5py", "umap", "deepdish"
+        )
         patches = authors("attacks.adversarial_patch", "patch_training")
         objectives, masks = authors("attacks.objectives"), authors("common.mask")
         side = int(job.eps)
@@ -32,6 +35,41 @@ def authors_patch_training(job: Job) -> Attack:
         )
         changes, _ = attack.run(model.eval(), x, objective)
         return (x + torch.as_tensor(changes)).clamp(0, 1)
+
+    return run
+
+
+def art_universal_patch(job: Job, others: Tensor, labels: Tensor) -> Attack:
+    """ART's patch for all images, by Adam with its step size, upright and of one size; it is put at as many random places as ours."""
+
+    def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        from art.attacks.evasion.adversarial_patch.adversarial_patch_pytorch import AdversarialPatchPyTorch
+
+        side = int(job.eps)
+        scale = side / x.shape[-1]
+        attack = AdversarialPatchPyTorch(
+            classifier(model, x),
+            rotation_max=0.0,
+            scale_min=scale,
+            scale_max=scale,
+            learning_rate=5 / 255,
+            max_iter=job.budget["epochs"],
+            batch_size=job.budget["batch_size"],
+            patch_shape=(x.shape[1], side, side),
+            patch_type="square",
+            targeted=False,
+            verbose=False,
+        )
+        patch, _ = attack.generate(others.cpu().numpy(), labels.cpu().numpy())
+        content = torch.as_tensor(patch).to(x).expand(len(x), -1, -1, -1)
+        found, standing = x.clone(), torch.ones_like(y, dtype=torch.bool)
+        for _ in range(job.budget["places"]):
+            places = torch.randint(x.shape[-1] - side + 1, (len(x), 2))
+            patched = pasted(x, content, places)
+            with torch.no_grad():
+                broken = standing & (model(patched).argmax(1) != y)
+            found[broken], standing = patched[broken], standing & ~broken
+        return found
 
     return run
 

@@ -36,9 +36,13 @@ OTHERS = (
     ("bandits-l2", "mnist_lenet5_clean", 2.5, 100),
     ("nes-linf", "mnist_lenet5_clean", 0.25, 100),
     ("nes-l2", "mnist_lenet5_clean", 2.5, 100),
+    ("mora", "mnist_pair", 0.2, 200),
+    ("spsa", "mnist_lenet5_clean", 0.25, 100),
     ("surfree-l2", "mnist_lenet5_clean", 2.0, 60),
     ("lavan", "mnist_lenet5_clean", 7.0, 100),
     ("patch-pgd", "cifar10_resnet20", 3.0, 100),
+    ("universal-patch", "mnist_lenet5_clean", 9.0, 100),
+    ("rotate-pgd", "mnist_lenet5_adv", 1.0, 100),
     ("stadv", "cifar10_resnet20", 0.02, 60),
     ("recolor", "cifar10_resnet20", 0.01, 60),
     ("lpa", "cifar10_resnet20", 0.3, 40),
@@ -65,9 +69,13 @@ BUDGETS: dict[str, JsonObject] = {
     "bandits-l2": {"queries": 450},
     "nes-linf": {"steps": 20, "pairs": 10},
     "nes-l2": {"steps": 20, "pairs": 10},
+    "mora": {"steps": 20, "restarts": 5},
+    "spsa": {"steps": 20, "pairs": 10, "delta": 0.01, "lr": 0.03},
     "surfree-l2": {"queries": 500},
     "lavan": {"steps": 40, "peer_step_size": 0.1},
     "patch-pgd": {"places": 3, "steps": 20, "step_size": 0.125, "peer_steps": 20},
+    "universal-patch": {"epochs": 20, "batch_size": 20, "places": 1},
+    "rotate-pgd": {"restarts": 5, "steps": 10},
     "stadv": {"steps": 20},
     "recolor": {"steps": 20},
     "lpa": {"steps": 10, "rounds": 3},
@@ -95,7 +103,7 @@ BUDGETS: dict[str, JsonObject] = {
 
 
 @click.command()
-@click.option("--networks", default="cifar10_resnet20,mnist_lenet5_adv,mnist_lenet5_clean,pgd_at", show_default=True)
+@click.option("--networks", default="cifar10_resnet20,mnist_lenet5_adv,mnist_lenet5_clean,mnist_pair,pgd_at", show_default=True)
 @click.option(
     "--comparisons", default=",".join(d for d in COMPARISONS if not d.startswith("autoattack")), help="Which; all by default."
 )

@@ -18,7 +18,9 @@ Good for ensembles with one very sure member, which hides the others from PGD. F
 use ``pgd`` with ``loss: margin``.
 
 Source: Yu, Gao, Xu: MORA: Improving ensemble robustness evaluation with model-reweighing attack (NeurIPS 2022), for ensembles that
-average softmax outputs. The paper's 0.9 is b; its c for a misclassified sample is not needed, such a sample is left alone.
+average softmax outputs. The paper's 0.9 is b; its c for a misclassified sample is not needed, such a sample is left alone. The other
+values of b are those that the authors' code (lafeat/mora) tries one after the other. There the ensemble's output is weighed as one
+more member, and softmax of 0.2 f_m gives the weights; next to a very sure member that finds less.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MOMENTUM = 0.75
+_SHARES = 0.9, 0.5, 0.0, 0.25, 0.75, 1.0
 _LARGEST_GAP = 10.0  # of tempered logits; beyond, a softmax has no gradient to speak of
 
 
@@ -120,7 +123,13 @@ class MORAParams(Params):
     steps: int = Field(100, ge=1, description="steps in each restart")
     restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")
     loss: LossName = Field("ce", description="the loss to maximize: cross entropy, margin, or DLR of Z")
-    share: float = Field(0.9, ge=0, le=1, description="b, of the reweighed members; the rest is the ensemble's own output")
+    share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="b, of the reweighed members, the rest being the ensemble's own output; default 0.9, and in the restarts 0.5, 0, "
+        "0.25, 0.75 and 1 in turn",
+    )
 
 
 class MORA(Attack):
@@ -130,7 +139,7 @@ class MORA(Attack):
     norms = ("linf", "l2")
     regions = ("given",)
     needs = Attack.needs | {"members"}
-    version = "2"
+    version = "3"  # 2 had one share of the members in all restarts
     source = "Yu, Gao & Xu 2022, arXiv:2211.08008"
 
     @property
@@ -141,9 +150,10 @@ class MORA(Attack):
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes at most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample, each through all members."""
         p, ensemble = self.params, RecordedEnsemble(target)
-        objective = _reweighted_loss(ensemble, batch, p.loss, p.share)
+        shares = _SHARES if p.share is None else (p.share,)
 
         def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
+            objective = _reweighted_loss(ensemble, batch, p.loss, shares[restart % len(shares)])
             start = ball.random_point(rng.fork(restart).select(rows))
             return maximize(search.oracle, rows, ball, start, objective=objective, update=DecayingStep(p.steps), steps=p.steps)
 
