@@ -15,7 +15,9 @@ from robustkd.campaigns.file import presets
 from robustkd.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
-PUBLIC = {f"robustkd.{name}" for name in robustkd.__all__} | {f"robustkd.contracts.{name}" for name in contracts.__all__}
+# Modules and the version have no entry of their own.
+CALLABLE = {f"robustkd.{name}" for name in robustkd.__all__ if callable(getattr(robustkd, name))}
+PUBLIC = CALLABLE | {f"robustkd.contracts.{name}" for name in contracts.__all__}
 
 
 class Page(HTMLParser):
