@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from _authors import authors
-from _harness import Counted
+from _counted import Counted
 from _job import Job
 from _peers import Attack
 from torch import Tensor, nn
