@@ -133,7 +133,7 @@ def _unpickled(file: Path) -> tuple[object, list[str]]:
 
 def _numpys_own() -> list[tuple[Any, str]]:
     """What a NumPy number or array is pickled as, under the names of NumPy 1 and 2. Objects are not among its types."""
-    core = np._core.multiarray  # type: ignore[attr-defined]
+    core = getattr(np, "_core" if hasattr(np, "_core") else "core").multiarray  # of NumPy 2, or of NumPy 1
     own = [(np.dtype, "numpy.dtype"), (np.ndarray, "numpy.ndarray")]
     for home, name in product(("core", "_core"), ("scalar", "_reconstruct")):
         own.append((getattr(core, name), f"numpy.{home}.multiarray.{name}"))
