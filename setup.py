@@ -48,7 +48,9 @@ setup(
         "pyyaml>=6.0.1",
         "click>=8.1.8",
         "rich>=13.9",
-        "mlflow>=3.1,<4",  # 3.x: logged models and run links; it brings pandas, pyarrow, scikit-learn, matplotlib
+        # 3.x: logged models and run links; 3.9 is the first that works with SQLAlchemy 2.1, which the former ones allow. It brings pandas,
+        # pyarrow, scikit-learn, matplotlib.
+        "mlflow>=3.9,<4",
         "pyarrow>=17",
         "scikit-learn>=1.5",
         "matplotlib>=3.9",
