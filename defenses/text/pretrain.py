@@ -100,13 +100,13 @@ def lm_loss(context: FitContext[Prompts], target: CausalLMTarget, params: Knowle
     suffix = RandomSuffix.of(target, params.random_suffix_rate, params.random_suffix_tokens)
     told = round(params.knowledge * batch_size) if len(facts) else 0
 
-    draw = _behind_turns(context, target, params) if params.turns else None
+    def alone(told: int, asked: int, generator: torch.Generator) -> list[Tokens]:
+        return facts.take(facts.draw(told, generator)) + tasks.take(tasks.draw(asked, generator))
+
+    draw = _behind_turns(context, target, params) if params.turns else alone
 
     def loss(target: CausalLMTarget, generator: torch.Generator) -> Tensor:
-        if draw is not None:
-            items = draw(told, batch_size - told, generator)
-        else:
-            items = facts.take(facts.draw(told, generator)) + tasks.take(tasks.draw(batch_size - told, generator))
+        items = draw(told, batch_size - told, generator)
         answers = cross_entropy(target, target.batch(list(map(with_suffix, items, suffix.draw(len(items), generator)))))
         if not params.request_weight:
             return answers

@@ -10,7 +10,7 @@ nothing.
 
 Control: the random exchanges, and a scorer that learnt less (``trans-encoder`` with ``cycles: 0``, or without ``steps``).
 
-Source: this package; that sentence-pair scorers yield to words of the same meaning is the question of the seeds' list, not a paper's.
+Source: this package.
 """
 
 from __future__ import annotations
@@ -64,22 +64,21 @@ class JudgeEvasion(Analysis[GenerativeTarget, PromptBatch]):
         # A word of a secret beside the secret would make another one of it.
         secrets = {word for text in batch.requests["answer"] for word in text.split()}
         words = sorted({word for given in answers for word in given.reference.split()} - secrets)
-        values = []
+        columns, values = list[str](), []
         for name in p.scorers:
             scorer = self.target(name, SentencePairsTarget)
-            others = [*answers[1:], *answers[:1]]
             shown = {
                 "as answered": [given.text for given in answers],
                 "random words": [_at_random(scorer, given, words, p, seed) for given in answers],
                 "searched words": [_searched(scorer, given, words, p, seed) for given in answers],
-                "another's answer": [other.text for other in others],
+                "another's answer": [other.text for other in (*answers[1:], *answers[:1])],
             }
             references = [given.reference for given in answers]
             alike = {
                 column: scorer.similarity(texts, references).numpy() >= scorer.threshold for column, texts in shown.items()
             }
+            columns = list(alike)
             values.append([float(found.mean()) for found in alike.values()])
-        columns = ["as answered", "random words", "searched words", "another's answer"]
         return Table(
             caption=f"share of {len(answers)} answers that a scorer calls alike to what was asked for, {p.exchanges} words exchanged "
             "at most, none of the secret's",

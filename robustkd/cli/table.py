@@ -137,14 +137,12 @@ def _parts(columns: Sequence[_Column], screen: Console, *, names: int = 1) -> li
 
     if fits(columns):
         return [list(columns)]
-    heads, parts = columns[:names], list[list[_Column]]()
+    parts: list[list[_Column]] = []
     for detail in (False, True):
-        part: list[_Column] | None = None
-        for column in columns[names:]:
-            if column.detail is not detail:
-                continue
-            if part is None or not fits([*part, column], wrapped=not detail):
-                parts.append(part := list(heads))
+        part: list[_Column] = []
+        for column in (column for column in columns[names:] if column.detail is detail):
+            if not part or not fits([*part, column], wrapped=not detail):
+                parts.append(part := list(columns[:names]))
             part.append(column)
     return parts
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustkd.reporting.formatting import interval, number, percent
-from robustkd.reporting.summary import cells_by_pair
+from robustkd.reporting.summary import cells_by_pair, mean
 from robustkd.scoring.detection import Detection, Rate
 from robustkd.scoring.results import CellResult, Results
 
@@ -85,14 +85,9 @@ def _values(told: Sequence[tuple[CellResult, Detection]]) -> tuple[str, ...]:
         _rate([detection.evaded for detection in seeds]),
         _rate([detection.false_alarms for detection in seeds]),
         _shown(robust),
-        number(_mean([detection.auroc for detection in seeds]), 2),
-        percent(_mean([detection.fpr95 for detection in seeds])),
+        number(mean(detection.auroc for detection in seeds), 2),
+        percent(mean(detection.fpr95 for detection in seeds)),
     )
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _rate(rates: Sequence[Rate]) -> str:
@@ -103,5 +98,5 @@ def _shown(shares: Sequence[tuple[float | None, float, float]]) -> str:
     known = [(share, low, high) for share, low, high in shares if share is not None]
     if not known:
         return percent(None)
-    mean = sum(share for share, _, _ in known) / len(known)
-    return f"{percent(mean)} ({interval(min(low for _, low, _ in known), max(high for _, _, high in known))})"
+    around = interval(min(low for _, low, _ in known), max(high for _, _, high in known))
+    return f"{percent(mean(share for share, _, _ in known))} ({around})"

@@ -22,7 +22,7 @@ from robustkd.contracts.target import of_kind
 from robustkd.lazy import nn, torch
 from robustkd.targets.cards import target_from_card
 from robustkd.targets.causal_lm import CausalLMTarget
-from robustkd.targets.chat import Tokens
+from robustkd.targets.chat import Chat, Tokens
 from robustkd.targets.frozen import without_gradients
 
 if TYPE_CHECKING:
@@ -58,6 +58,16 @@ class CompressingTarget(GenerativeTarget):
     def tokens(self) -> int:
         """m, the vectors that stand for the turns."""
         return len(self._queries)
+
+    @property
+    def chat(self) -> Chat:
+        """The model's template and context; the compressor reads the turns in a context of its own, which is as long."""
+        return self.model.chat
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Of the model's answers."""
+        return self.model.max_new_tokens
 
     @property
     def _queries(self) -> Tensor:

@@ -219,16 +219,14 @@ class ManyShot(PromptAttack):
         """How many of the shots fit into the context together with the request and a whole answer; all, where it is not known."""
         if not isinstance(target, CausalLMTarget | EncoderDecoderTarget | CompressingTarget):
             return len(shots)
-        # A compressor reads the shots in a context of its own, which is as long as its model's.
-        model = target.model if isinstance(target, CompressingTarget) else target
 
         def too_long(count: int) -> bool:
             asked = self._asked(prompt, shots[:count])
             try:
-                laid = model.chat.told(system, asked.turns).encode(asked.prompt)
+                laid = target.chat.told(system, asked.turns).encode(asked.prompt)
             except TooLong:
                 return True
-            return len(laid.ids) + model.max_new_tokens > model.chat.context
+            return len(laid.ids) + target.max_new_tokens > target.chat.context
 
         return bisect_right(range(1, len(shots) + 1), False, key=too_long)
 
