@@ -2,12 +2,13 @@
 
 ``docs/numbers.yaml`` names, for each section with numbers, the preset or the command that made them and the day. A preset's numbers are
 stale when its plan has other cells now: another version of a plug-in, other data, other parameters. Those of a command are stale when the
-code that they speak of was changed after that day. Numbers that a test makes again, and those that were not measured (a paper's, the
-settings of an example), are told apart.
+code that they speak of was changed after that day, by more than its comments, its docstrings and its place. Numbers that a test makes
+again, and those that were not measured (a paper's, the settings of an example), are told apart.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -40,7 +41,9 @@ class Source(BaseModel):
     plan: str | None = Field(None, description="of the preset, when it was measured")
     versions: Mapping[str, str] = {}
     results: tuple[str, ...] = Field((), description="files in benchmarks/results")
-    code: tuple[str, ...] = Field((), description="paths that the numbers of a command speak of")
+    code: tuple[str, ...] = Field(
+        (), description="folders, and files with what they import of their package, that the numbers speak of"
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Source:
@@ -130,13 +133,84 @@ def state(source: Source, root: Path = ROOT) -> str:
         return f"stale: benchmarks/results/{missing[0]} is not there"
     if source.preset:
         return _state_of_preset(source, root)
-    log = ["git", "log", "-1", "--format=%cs %h", "--", *source.code]
-    changed = subprocess.run(log, cwd=root, capture_output=True, text=True, check=False).stdout.split()
-    if not changed:
-        return "unknown: git knows nothing of " + ", ".join(source.code)
     assert source.measured is not None
-    fresh = date.fromisoformat(changed[0]) <= source.measured
-    return "current" if fresh else f"stale: {', '.join(source.code)} changed on {changed[0]} ({changed[1]})"
+    changed = _changed_since(source.measured, source.code, root)
+    if changed is None:
+        return f"unknown: git knows no commit of {source.measured} or before"
+    return f"stale: {', '.join(changed)} changed after {source.measured}" if changed else "current"
+
+
+def _changed_since(day: date, code: tuple[str, ...], root: Path) -> list[str] | None:
+    """The files of ``code`` that do something else than at the end of ``day``; None where git does not go back that far."""
+    commit = _git(root, "rev-list", "-1", f"--before={day}T23:59:59", "HEAD").strip()
+    if not commit:
+        return None
+    found = []
+    for line in _git(root, "diff", "--name-status", "--find-renames", commit, "--", *_with_imports(code, root)).splitlines():
+        _, *names = line.split("\t")
+        former, path = _git(root, "show", f"{commit}:{names[0]}"), root / names[-1]
+        now = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if not former or not now or _meaning(names[-1], former) != _meaning(names[-1], now):
+            found.append(names[-1])
+    return found
+
+
+def _with_imports(code: tuple[str, ...], root: Path) -> list[str]:
+    """``code``, with what its Python files import, directly or not, of the packages that they are in."""
+    packages = {_package(name) for name in code}
+    found, waiting = set(), list(code)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        if name.endswith(".py") and (root / name).is_file():
+            modules = _imported(ast.parse((root / name).read_text(encoding="utf-8")))
+            files = filter(None, (_file_of(module, root) for module in modules))
+            waiting += [file for file in files if _package(file) in packages]
+    return sorted(found)
+
+
+def _package(name: str) -> tuple[str, ...]:
+    """``attacks`` and the like, or a folder of ``robustkd``."""
+    parts = Path(name).parts
+    return parts[:2] if parts[0] == "robustkd" else parts[:1]
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _file_of(module: str, root: Path) -> str | None:
+    path = module.replace(".", "/")
+    # robustkd.attacks is the folder attacks, by a link.
+    places = (path.removeprefix("robustkd/"), path)
+    files = (f"{place}{end}" for place in places for end in (".py", "/__init__.py"))
+    return next((file for file in files if (root / file).is_file()), None)
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False).stdout
+
+
+def _meaning(name: str, text: str) -> str:
+    """What of a file can change a number: of Python its syntax tree without strings that stand alone, of others all."""
+    if not name.endswith(".py"):
+        return text
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(getattr(node, "body", None), list):
+            node.body = [one for one in node.body if not _is_words(one)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_words(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _state_of_preset(source: Source, root: Path) -> str:

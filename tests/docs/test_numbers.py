@@ -73,7 +73,40 @@ def test_a_number_is_stale_once_the_code_that_it_speaks_of_changes(documented, t
     (root / "code.py").write_text("x = 2\n")
     commit(root, "2026-11-03")
     (state,) = told(documented, root).values()
-    assert state.startswith("stale: code.py changed on 2026-11-03")
+    assert state == "stale: code.py changed after 2026-11-02"
+
+
+def test_words_about_the_code_make_no_number_stale(documented, tmp_path: Path) -> None:
+    code = 'class A:\n    """Sums."""\n\n    x: int = 1\n    """One."""\n\n    def f(self):\n        """Of x."""\n        return self.x\n'
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "sums.py").write_text(code)
+    root = copied(tmp_path, {"command": "make bench", "measured": "2026-11-02", "code": ["folder"]})
+    said = code.replace("Sums.", "It sums.").replace("One.", "1.").replace("return", "# why\n        return")
+    (root / "folder" / "sums.py").write_text(said)
+    commit(root, "2026-11-03")
+    (root / "folder" / "sums.py").rename(root / "folder" / "adding.py")
+    commit(root, "2026-11-04")
+    assert told(documented, root) == {("docs/p.md", "Speed"): "current"}
+    (root / "folder" / "adding.py").write_text(said.replace("= 1", "= 2"))
+    (root / "folder" / "new.py").write_text("")
+    (state,) = told(documented, root).values()
+    assert state == "stale: folder/adding.py changed after 2026-11-02"
+    commit(root, "2026-11-05")
+    (state,) = told(documented, root).values()
+    assert state == "stale: folder/adding.py, folder/new.py changed after 2026-11-02"
+
+
+def test_a_number_speaks_of_what_its_code_imports(documented, tmp_path: Path) -> None:
+    (tmp_path / "attacks" / "engine").mkdir(parents=True)
+    (tmp_path / "attacks" / "pgd.py").write_text("from robustkd.attacks.engine import ascent\n")
+    for name in ("ascent", "other"):
+        (tmp_path / "attacks" / "engine" / f"{name}.py").write_text("steps = 1\n")
+    root = copied(tmp_path, {"command": "make bench", "measured": "2026-11-02", "code": ["attacks/pgd.py"]})
+    (root / "attacks" / "engine" / "other.py").write_text("steps = 2\n")
+    assert told(documented, root) == {("docs/p.md", "Speed"): "current"}
+    (root / "attacks" / "engine" / "ascent.py").write_text("steps = 2\n")
+    (state,) = told(documented, root).values()
+    assert state == "stale: attacks/engine/ascent.py changed after 2026-11-02"
 
 
 def test_a_preset_s_number_is_stale_once_its_plan_is_another(documented) -> None:
