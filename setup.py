@@ -20,7 +20,7 @@ for folder in FOLDERS:
 
 setup(
     name="robustkd",
-    version="0.1.0",
+    version="0.2.0",
     description="Does this defense hold? Robustness and adversarial-distillation evaluation from one declarative file",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
