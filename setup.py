@@ -42,11 +42,11 @@ setup(
         "torch>=2.8",  # first with Python 3.13 wheels for every platform and torch.load safe by default
         "numpy>=1.26",
         "safetensors>=0.5",
-        "pydantic>=2.10.1,<3",  # 2.10.0 cannot build models with recursive types of another module
+        "pydantic>=2.12,<3",  # 2.11 makes no schema of plug-ins as parameters of plug-ins, and describes some of them wrongly
         # Defaults of type variables before Python 3.13, and recursive types and typed dicts that pydantic takes before 3.12.
         "typing_extensions>=4.12",
         "pyyaml>=6.0.1",
-        "click>=8.1.8",
+        "click>=8.2",  # the first whose test runner keeps the two streams of a command apart
         "rich>=13.9",
         # 3.x: logged models and run links; 3.9 is the first that works with SQLAlchemy 2.1, which the former ones allow. It brings pandas,
         # pyarrow, scikit-learn, matplotlib.
@@ -79,10 +79,11 @@ setup(
         ],
         # A tracking store in PostgreSQL. What postgresql:// means is up to SQLAlchemy: psycopg2 to 2.0, psycopg from 2.1 on.
         "postgresql": ["psycopg2-binary>=2.9.10", "psycopg[binary]>=3.2"],
-        # Language models. 5.x reads and writes safetensors alone; peft for LoRA, 0.18 being the first that knows transformers 5; gguf for
-        # GGUF files, which accelerate is not needed for.
-        "llm": ["transformers>=5.0,<6", "peft>=0.18", "gguf>=0.17"],
-        "diffusion": ["diffusers>=0.36", "transformers>=5.0,<6"],
+        # Language models. transformers 5.18 is the first that reads a GGUF file's merges with the tokenizers that it allows; up to 5.12
+        # some models (GptOss, Qwen3Next, Mamba2) answer otherwise from their cache. peft for LoRA, 0.18 being the first that knows
+        # transformers 5; gguf for GGUF files, which accelerate is not needed for.
+        "llm": ["transformers>=5.18,<6", "peft>=0.18", "gguf>=0.17"],
+        "diffusion": ["diffusers>=0.38", "transformers>=5.18,<6"],  # 0.38: the oldest that the tests are run with
         # The judge onnx-classifier and models in ONNX files; onnxruntime 1.20 is the first with Python 3.13, onnx2pytorch 0.6 the first
         # that is tested operator by operator.
         "onnx": ["onnxruntime>=1.20", "onnx>=1.17", "onnx2pytorch>=0.6"],
@@ -98,14 +99,14 @@ setup(
             "ipykernel>=6.29",
             "distributed>=2025.1",
             "dask-jobqueue>=0.9,<0.10",  # jobs that a batch system refuses; the engine overrides a method of its jobs, as it is in 0.9
-            "transformers>=5.0,<6",
-            "diffusers>=0.36",
+            "transformers>=5.18,<6",
+            "diffusers>=0.38",  # has Safe Stable Diffusion where the test of the guidance looks for it
             "peft>=0.18",
             "gguf>=0.17",
             "onnx>=1.17",  # writes the file that the judge onnx-classifier is tested with
             "onnxruntime>=1.20",
             "onnx2pytorch>=0.6",
-            "onnxscript>=0.6",  # torch's default exporter to ONNX needs it
+            "onnxscript>=0.6.2",  # torch's default exporter to ONNX needs it; 0.6.0 cannot write the versions that the tests ask for
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "pytest-randomly>=5.1,<6",  # the suite runs in random order; another major may make another order of the same seed
@@ -116,6 +117,7 @@ setup(
             "import-linter>=2.6",
             "types-PyYAML",
             "build>=1.2",
+            "setuptools>=77",  # builds the wheel that the tests install, without a new environment for each
             "xmlschema>=3.4",  # validates JUnit files, where ROBUSTKD_SCHEMAS names the schema
             "jsonschema>=4.23",  # validates the schema that `robustkd schema` prints, and the campaigns against it
         ],

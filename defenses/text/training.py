@@ -19,6 +19,7 @@ from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import Chat, TokenBatch, Tokens, TooLong
 from robustkd.targets.frozen import frozen
+from robustkd.targets.training import bfloat16
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -269,7 +270,7 @@ def train_text(
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and context.device.type == "cuda")
 
     def at_precision(generator: torch.Generator) -> Tensor:
-        with torch.autocast(context.device.type, torch.bfloat16, enabled=bf16):
+        with bfloat16(context.device, enabled=bf16):
             return loss(target, generator)
 
     weights = {name: weight for name, weight in target.module.named_parameters() if weight.requires_grad}

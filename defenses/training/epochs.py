@@ -32,6 +32,7 @@ from robustkd.defenses.training.selection import Validation, rank
 from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
 from robustkd.targets.layout import to_channels_last
+from robustkd.targets.training import bfloat16
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -125,7 +126,7 @@ class _EpochTraining(Training):
         batch = self._minibatch(rows, epoch)
         if number + 1 < len(self._order):
             self.data.expect(self.world.share(self._order[number + 1]))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+        with bfloat16(self.device, enabled=self._bf16):
             loss, measured = self.recipe.loss(self.target, batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()

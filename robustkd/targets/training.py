@@ -7,6 +7,7 @@ which a check or an attack trains within seconds, needs none of them: ``fit``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from robustkd.lazy import large_import, torch
@@ -62,6 +63,26 @@ def training_step(optimiser: torch.optim.Optimizer, lr: float, backward: Callabl
     measured = backward()
     optimiser.step()
     return measured
+
+
+def bfloat16(device: torch.device, *, enabled: bool) -> torch.autocast:
+    """A context in which networks compute in bfloat16, and passes without gradients leave those of later passes alone.
+
+    Args:
+        device: on which they compute.
+        enabled: False changes nothing.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=_autocast_keeps_gradients())
+
+
+@cache
+def _autocast_keeps_gradients() -> bool:
+    """Whether weights get gradients after a pass without: torch 2.8 takes the copies in bfloat16 that were made for that one."""
+    layer, x = torch.nn.Linear(1, 1), torch.zeros(1, 1)
+    with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            layer(x)
+        return layer(x).requires_grad
 
 
 def fit(optimiser: torch.optim.Optimizer, losses: Iterable[Tensor], lr: Callable[[int], float]) -> None:

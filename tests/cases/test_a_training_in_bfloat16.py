@@ -9,6 +9,7 @@ from robustkd import plugins
 from robustkd.contracts import target_references
 from robustkd.plugin_kit import fixtures
 from robustkd.plugin_kit.suite import subject
+from robustkd.targets.training import bfloat16
 
 ELSEWHERE = {
     "caption-competition",  # its teacher is no classifier: tests/defenses/test_caption_models.py
@@ -42,3 +43,14 @@ def test_every_image_training_ends_in_bfloat16_with_weights_in_float32(name: str
         logits = target(torch.from_numpy(fixtures.digits().test.unit()))
     assert {weight.dtype for weight in target.module.parameters()} == {torch.float32}
     assert logits.isfinite().all()
+
+
+def test_weights_learn_after_a_pass_without_gradients() -> None:
+    """With torch 2.8 autocast took the copies of the weights that the first pass had made, and the loss was a constant to them."""
+    network, x = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4)), torch.rand(8, 4)
+    with bfloat16(x.device, enabled=True):
+        with torch.no_grad():
+            network(x)
+        loss = network(x)[:, 0].square().sum()
+    loss.backward()
+    assert all(weight.grad is not None for weight in network.parameters())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from robustkd.cli import main
@@ -49,7 +51,7 @@ def told(tmp_path, monkeypatch, capsys):
 def test_the_word_that_was_meant_is_told(told, words, meant):
     code, text = told(*words.split())
     assert code == 2
-    assert f"id you mean '{meant}'?" in " ".join(text.split())
+    assert re.search(rf"id you mean '?{meant}'?\?", " ".join(text.split()))  # click before 8.3 has no quotation marks
     assert max(map(len, text.splitlines())) <= 80
     assert "Traceback" not in text
 
