@@ -19,7 +19,7 @@ from robustkd import plugins
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("attacks", "defenses", "campaigns")
-DISTRIBUTED = ("robustkd", *FOLDERS, "entry_points", "setup.py", "MANIFEST.in", "pyproject.toml", "README.md", "LICENSE")
+DISTRIBUTED = ("robustkd", *FOLDERS, "entry_points", "setup.py", "MANIFEST.in", "pyproject.toml", "README.md", "LICENSE", "NOTICE")
 
 LOOK = """
 import importlib.metadata as metadata, importlib.resources as resources, importlib.util as util, json, sys
@@ -120,6 +120,21 @@ def test_the_wheel_holds_each_file_once_and_no_top_level_but_ours(wheel: Path) -
     assert presets <= set(names)
     assert "robustkd/py.typed" in names
     assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_the_notice_says_where_every_table_and_weight_comes_from(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    notice = archive.read(next(name for name in archive.namelist() if name.endswith("/NOTICE"))).decode()
+    ours = {".py", ".j2", ".js", ".css", ".typed", ".md"}, {"presets", "starters"}
+    data = {
+        name
+        for name in archive.namelist()
+        if name.startswith("robustkd/") and Path(name).suffix not in ours[0] and not ours[1] & set(Path(name).parts)
+    }
+    assert len(data) >= 5
+    assert {name for name in data if name not in notice} == set()
+    named = [line.split(",")[0] for line in notice.splitlines() if line.startswith(("robustkd/", "attacks/"))]
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_a_wheel_built_from_the_source_distribution_is_the_same(checkout: Path, wheel: Path, tmp_path: Path) -> None:
