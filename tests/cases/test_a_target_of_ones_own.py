@@ -43,7 +43,7 @@ def test_it_is_attacked_and_audited(images):
     target = Own()
     assert (target.bounds, target.device) == ((0.0, 1.0), torch.device("cpu"))
     assert robustkd.attack("pgd", target, *images, eps=0.5, steps=5).success.all()
-    report = robustkd.audit(target, *images, attack={"kind": "pgd", "steps": 5}, eps=0.1)
+    report = robustkd.audit(target, *images, attacks={"kind": "pgd", "steps": 5}, eps=0.1)
     assert not [finding.name for finding in report.findings if not finding.ran]
 
 

@@ -45,7 +45,7 @@ def audited(control: Control, zoo: Zoo, level: str = "standard", samples: int | 
         x,
         y,
         eps=EPS,
-        attack=control.attacks,
+        attacks=control.attacks,
         level=level,
         samples=samples,
         seed=zoo.seed,  # type: ignore[arg-type]
