@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import override
 
 from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Prompts, TargetError
+from robustkd.contracts.extras import installation
 from robustkd.contracts.params import AddedLater, ModelPath, saved_target
 from robustkd.contracts.target import of_kind
 from robustkd.lazy import torch
@@ -221,7 +222,7 @@ def _told(what: object) -> Iterator[None]:
     try:
         from transformers.utils import logging
     except ImportError as error:
-        raise TargetError("language models need transformers", fix="pip install 'robustkd[llm]'") from error
+        raise TargetError("language models need transformers", fix=installation("llm")) from error
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -23,6 +23,7 @@ from robustkd.contracts import (
     ThreatModel,
     UsageError,
 )
+from robustkd.contracts.extras import installation
 from robustkd.targets.causal_lm import CausalLMTarget
 
 
@@ -78,9 +79,7 @@ class LMEval(Analysis[GenerativeTarget, PromptBatch]):
             from lm_eval.models.huggingface import HFLM
             from lm_eval.tasks import TaskManager
         except ImportError as error:
-            raise UsageError(
-                f"lm-evaluation-harness cannot be imported: {error}", fix="pip install 'robustkd[lm-eval]'"
-            ) from error
+            raise UsageError(f"lm-evaluation-harness cannot be imported: {error}", fix=installation("lm-eval")) from error
         p = self.params
         try:
             found: dict[str, Any] = simple_evaluate(

@@ -12,6 +12,7 @@ from robustkd.application import pretrained
 from robustkd.application.campaign import campaign_named
 from robustkd.campaigns.store.planned import trained_cell
 from robustkd.contracts import BaseTarget, Code, RobustkdError, Target, TargetError, UsageError
+from robustkd.contracts.extras import installation
 from robustkd.lazy import nn, torch
 from robustkd.targets.files import load_target, save_target
 from robustkd.targets.image import ImageTarget
@@ -174,7 +175,7 @@ def _onnx(network: nn.Module, inputs: Tensor, path: Path) -> Tensor:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UsageError("an ONNX file is checked by onnxruntime", fix="pip install 'robustkd[onnx]'") from error
+        raise UsageError("an ONNX file is checked by onnxruntime", fix=installation("onnx")) from error
     axes = {"pixels": {0: "batch"}, "logits": {0: "batch"}}
     torch.onnx.export(
         network,

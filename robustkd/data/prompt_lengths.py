@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustkd.contracts import DataError
+from robustkd.contracts.extras import installation
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,7 +30,7 @@ class Measure:
         try:
             self._tokenizer = _tokenizer(folder)
         except ImportError as error:
-            raise DataError("counting tokens needs tokenizers", fix="pip install 'robustkd[diffusion]'") from error
+            raise DataError("counting tokens needs tokenizers", fix=installation("diffusion")) from error
         except Exception as error:  # tokenizers raises Exception itself
             raise DataError(
                 f"{folder} holds no tokenizer: {' '.join(str(error).split())[:100]}",

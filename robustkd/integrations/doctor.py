@@ -32,6 +32,7 @@ from packaging.requirements import Requirement
 
 from robustkd.contracts import RobustkdError, UsageError
 from robustkd.contracts.devices import devices
+from robustkd.contracts.extras import installation, requirements
 from robustkd.integrations import checkout
 from robustkd.integrations.robustbench import import_robustbench
 from robustkd.redaction import redacted
@@ -144,11 +145,9 @@ def foreign_files(package: str) -> list[str]:
 
 def unmet(extra: str) -> list[Requirement]:
     """The requirements of one of robustkd's extras that the environment does not meet."""
-    wanted = [Requirement(line) for line in metadata.requires("robustkd") or []]
-    wanted = [need for need in wanted if need.marker and need.marker.evaluate({"extra": extra})]
+    wanted = requirements(extra)
     installed = {need.name: _version(need.name) for need in wanted}
-    missing = [need for need in wanted if not (version := installed[need.name]) or not need.specifier.contains(version, True)]
-    return [Requirement(f"{need.name}{need.specifier}") for need in missing]
+    return [need for need in wanted if not (version := installed[need.name]) or not need.specifier.contains(version, True)]
 
 
 def _is_as_recorded(path: Path, recorded: str) -> bool:
@@ -233,7 +232,7 @@ def _robustbench() -> Finding:
 def _extras() -> Iterable[Finding]:
     for extra in sorted(metadata.metadata("robustkd").get_all("Provides-Extra") or []):
         missing = unmet(extra)
-        detail = f"lacks {', '.join(map(str, missing))} (pip install 'robustkd[{extra}]')" if missing else "complete"
+        detail = f"lacks {', '.join(need.name for need in missing)} ({installation(extra)})" if missing else "complete"
         # An extra is optional; where a check above needs one, it says so itself.
         yield Finding(f"extra {extra}", True, detail)
 

@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import CampaignPath, DataError, Judge, Params, Prompts, TargetError, UsageError
+from robustkd.contracts.extras import installation
 from robustkd.judges.labels import sized
 from robustkd.lazy import F, torch
 from robustkd.scoring.finite import require_finite
@@ -101,7 +102,7 @@ class ClipScore(Judge):
         try:
             from transformers import AutoTokenizer, CLIPModel
         except (ImportError, RuntimeError) as error:
-            raise TargetError("the judge clip-score needs transformers", fix="pip install 'robustkd[diffusion]'") from error
+            raise TargetError("the judge clip-score needs transformers", fix=installation("diffusion")) from error
         try:
             model = pretrained_network(CLIPModel, folder, local_files_only=True, use_safetensors=True).eval()
             tokenizer = pretrained_tokenizer(AutoTokenizer, folder, local_files_only=True)

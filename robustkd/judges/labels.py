@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import DataError, Params, Prompts, UsageError
+from robustkd.contracts.extras import installation
 from robustkd.data.text import comparable
 from robustkd.lazy import F, torch
 from robustkd.scoring.finite import require_finite
@@ -49,7 +50,7 @@ def named(classes: Classes) -> tuple[str, ...]:
     except (ImportError, RuntimeError) as error:
         raise UsageError(
             "the names of ImageNet's classes come with torchvision",
-            fix="pip install 'robustkd[torchvision]', or list the classes",
+            fix=f"{installation('torchvision')}, or list the classes",
         ) from error
     return tuple(ResNet50_Weights.IMAGENET1K_V2.meta["categories"])
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from robustkd.contracts import TargetError
+from robustkd.contracts.extras import installation
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class OnnxNetwork:
         try:
             import onnxruntime
         except ImportError as error:
-            raise TargetError(f"the judge {self._judge} needs onnxruntime", fix="pip install 'robustkd[onnx]'") from error
+            raise TargetError(f"the judge {self._judge} needs onnxruntime", fix=installation("onnx")) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         try:

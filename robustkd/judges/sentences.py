@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from robustkd.contracts import DataError, UsageError
+from robustkd.contracts.extras import installation
 from robustkd.scoring.finite import require_finite
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -42,7 +43,7 @@ class SentenceEncoder:
         try:
             from transformers import AutoModel, AutoTokenizer
         except ImportError as error:
-            raise UsageError("sentence embeddings need transformers", fix="pip install 'robustkd[llm]'") from error
+            raise UsageError("sentence embeddings need transformers", fix=installation("llm")) from error
         from robustkd.targets.pretrained import pretrained_network, pretrained_tokenizer
 
         place = str(_packaged() or name) if name == MINILM else name

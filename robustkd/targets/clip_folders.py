@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkd.contracts import PluginError, TargetError
+from robustkd.contracts.extras import installation
 from robustkd.contracts.json_value import JsonObject
 from robustkd.targets.clip_images import ClipImages
 from robustkd.targets.model_files import processor_of
@@ -35,7 +36,7 @@ def open_clip_folder(
     try:
         from transformers import AutoTokenizer, CLIPModel
     except ImportError as error:
-        raise PluginError(f"{folder} is a model of transformers", fix="pip install 'robustkd[llm]'") from error
+        raise PluginError(f"{folder} is a model of transformers", fix=installation("llm")) from error
     if not (folder / "config.json").is_file():
         raise TargetError(
             f"{folder} holds no config.json, so it is no folder of transformers",

@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from robustkd.contracts import PluginError
+from robustkd.contracts.extras import installation
 from robustkd.contracts.json_value import JsonObject
 from robustkd.targets.model_files import Processed, ProcessorConfig
 
@@ -30,6 +31,6 @@ def image_tower(vision: JsonObject, processor: Mapping[str, Any]) -> nn.Module:
     try:
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
     except ImportError as error:
-        raise PluginError("the image tower of a CLIP model needs transformers", fix="pip install 'robustkd[llm]'") from error
+        raise PluginError("the image tower of a CLIP model needs transformers", fix=installation("llm")) from error
     config = cast("ProcessorConfig", dict(processor))  # a card is anybody's JSON
     return ClipImages(CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(dict(vision))), config)

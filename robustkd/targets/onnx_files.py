@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkd.contracts import PluginError, TargetError
+from robustkd.contracts.extras import installation
 from robustkd.contracts.random import preserved_rng
 from robustkd.plugins.onnx_files import onnx_files
 from robustkd.targets.modules import WithoutGradients
@@ -82,7 +83,7 @@ class Onnx(WithoutGradients):
         try:
             import onnxruntime
         except ImportError as error:
-            raise PluginError(f"{file} needs onnxruntime", fix="pip install 'robustkd[onnx]'") from error
+            raise PluginError(f"{file} needs onnxruntime", fix=installation("onnx")) from error
         parts = onnx_files(file)
         for part in parts[1:]:
             if not part.is_file():
@@ -119,7 +120,7 @@ def _converted(file: Path, black_box: Onnx) -> nn.Module:
         import onnx
         from onnx2pytorch import ConvertModel
     except ImportError:
-        raise NotConverted("the package onnx2pytorch is not installed (pip install 'robustkd[onnx]')") from None
+        raise NotConverted(f"the package onnx2pytorch is not installed ({installation('onnx')})") from None
     samples = _samples(black_box)
     with warnings.catch_warnings(), preserved_rng(torch.device("cpu")):
         warnings.simplefilter("ignore")

@@ -17,6 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from robustkd.contracts import TargetError
+from robustkd.contracts.extras import installation
 from robustkd.targets.fit import require_fit
 
 ADAPTER = "adapter_config.json"
@@ -86,7 +87,7 @@ def merged_adapter(network: Any, adapter: Path) -> Any:
     try:
         from peft import PeftModel
     except ImportError as error:
-        raise TargetError("adapters need peft", fix="pip install 'robustkd[llm]'") from error
+        raise TargetError("adapters need peft", fix=installation("llm")) from error
     try:
         return PeftModel.from_pretrained(network, adapter, use_safetensors=True).merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:

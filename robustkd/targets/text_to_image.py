@@ -19,6 +19,7 @@ from typing_extensions import TypedDict, override
 
 from robustkd.contracts import Card, DataError, GenerativeTarget, Request, TargetError
 from robustkd.contracts.capability import ORDINARY
+from robustkd.contracts.extras import installation
 from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.contracts.params import AddedLater
 from robustkd.lazy import nn, torch
@@ -559,7 +560,7 @@ def require_diffusers() -> None:
         import diffusers  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
-        raise TargetError(f"text-to-image models need {error.name}", fix="pip install 'robustkd[diffusion]'") from error
+        raise TargetError(f"text-to-image models need {error.name}", fix=installation("diffusion")) from error
 
 
 def scheduler_class(name: str) -> Any:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustkd.contracts import StoreError
+from robustkd.contracts.extras import installation
 from robustkd.lazy import large_import
 from robustkd.scoring.holds import UNKNOWN, standings
 from robustkd.scoring.results import Results
@@ -128,7 +129,7 @@ def _ping(uri: str) -> None:
     except ImportError as error:
         raise StoreError(
             f"the driver of this database is not installed: {error}",
-            fix="pip install 'robustkd[postgresql]', or the driver's own",
+            fix=f"{installation('postgresql')}, or the driver's own",
         ) from error
     try:
         engine.connect().close()

@@ -19,7 +19,17 @@ from robustkd import plugins
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("attacks", "defenses", "campaigns")
-DISTRIBUTED = ("robustkd", *FOLDERS, "entry_points", "setup.py", "MANIFEST.in", "pyproject.toml", "README.md", "LICENSE", "NOTICE")
+DISTRIBUTED = (
+    "robustkd",
+    *FOLDERS,
+    "entry_points",
+    "setup.py",
+    "MANIFEST.in",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "NOTICE",
+)
 
 LOOK = """
 import importlib.metadata as metadata, importlib.resources as resources, importlib.util as util, json, sys

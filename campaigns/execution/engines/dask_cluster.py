@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from robustkd.campaigns.execution.engines.local import default_workers
 from robustkd.contracts import Params, UsageError
+from robustkd.contracts.extras import installation
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -124,7 +125,7 @@ def connected(params: DaskParams, device: str) -> Iterator[tuple[Client, Jobs | 
     try:
         import distributed
     except ImportError:
-        raise UsageError("the engine 'dask' needs Dask", fix="pip install 'robustkd[dask]'") from None
+        raise UsageError("the engine 'dask' needs Dask", fix=installation("dask")) from None
     # What it logs of a scheduler that is away, tracebacks among it, the engine says in a sentence.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     if params.address:
