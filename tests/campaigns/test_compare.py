@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,7 +18,6 @@ from robustkd.campaigns.comparison.snapshot import Row, Snapshot, read
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.meta import AttackMeta
 from robustkd.campaigns.store.store import Store
-from robustkd.cli import main
 from robustkd.evaluation.judging import ImageOutcome
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
@@ -99,21 +97,9 @@ def write(
     return folder
 
 
-@pytest.fixture
-def robustkd(capsys, monkeypatch, tmp_path):
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object):
-        monkeypatch.setattr(sys, "argv", ["robustkd", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code or 0, captured.out, captured.err
-
-    return call
 
 
 def test_each_number_is_compared_on_its_own_samples(robustkd, tmp_path):
