@@ -48,9 +48,15 @@ def print_results(
     """
     rows, others, screen = summary_rows(results), _other_threats(results), console()
     screen.print(results.campaign, style="italic", soft_wrap=True)
-    for number, part in enumerate(_parts(_columns(results, rows, others), screen)):
+    parts = _parts(_columns(results, rows, others), screen)
+    if narrow := len(parts) > 1:
+        parts = _parts(_columns(results, rows, others, steps=False), screen)
+    for number, part in enumerate(parts):
         screen.print(*([""] if number else []), _table(part), sep="\n")
     screen.print(_caption(results, others), style="dim italic")
+    for row in rows if narrow else ():
+        if row.remedies:
+            tell(f"{row.defense} with remedy: {_steps(row)}")
     if rows:
         tell(f"does it hold? {which_hold(results, rows)}")
     _print_detection(results, screen)
@@ -83,8 +89,14 @@ class _Column:
     detail: bool = False
 
 
-def _columns(results: Results, rows: Sequence[DefenseSummary], others: Mapping[str, str]) -> list[_Column]:
-    """The summary's columns; an attack of ``others`` is marked by an asterisk, which the caption explains."""
+def _columns(
+    results: Results, rows: Sequence[DefenseSummary], others: Mapping[str, str], *, steps: bool = True
+) -> list[_Column]:
+    """The summary's columns; an attack of ``others`` is marked by an asterisk, which the caption explains.
+
+    Args:
+        steps: whether the remedies' numbers have the attacks behind them, which takes a wide terminal.
+    """
     columns = [
         _Column("defense", [row.defense for row in rows], "left"),
         _Column(terms_of(results).clean_short.lower(), [_share(row.clean_accuracy) for row in rows]),
@@ -102,7 +114,7 @@ def _columns(results: Results, rows: Sequence[DefenseSummary], others: Mapping[s
     columns.append(_Column("NRR", [_share(row.nrr) for row in rows]))
     columns.append(_Column("verdict", [_verdict(row) for row in rows], "left"))
     if any(row.remedied is not None for row in rows):
-        columns.append(_Column("with remedy", [_remedied(row) for row in rows], "left"))
+        columns.append(_Column("with remedy", [_remedied(row, steps) for row in rows], "left"))
     return columns
 
 
@@ -233,9 +245,16 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _remedied(row: DefenseSummary) -> str:
-    steps = ", ".join(f"{name} {_share(left)}" for name, left in row.remedies.items())
-    return f"{_share(row.remedied)} ({steps or 'none usable'})" if row.remedied is not None else ""
+def _remedied(row: DefenseSummary, steps: bool) -> str:
+    if row.remedied is None:
+        return ""
+    told = f" ({_steps(row) or 'none usable'})" if steps or not row.remedies else ""
+    return f"{_share(row.remedied)}{told}"
+
+
+def _steps(row: DefenseSummary) -> str:
+    """The attacks that lowered the number, each with what it left."""
+    return ", ".join(f"{name} {_share(left)}" for name, left in row.remedies.items())
 
 
 def _worst(row: DefenseSummary) -> str | Text:

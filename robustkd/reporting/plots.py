@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from robustkd.reporting.formatting import interval, number, percent
+from robustkd.reporting.formatting import THIN, interval, number, percent
 from robustkd.reporting.palette import DASHES, SERIES
 from robustkd.reporting.summary import joined
 from robustkd.reporting.terms import ReportTerms
@@ -117,7 +117,7 @@ def plot(
         axes = replace(axes, x_low=math.floor(axes.x_low), x_high=max(math.ceil(axes.x_high), math.floor(axes.x_low) + 1))
     places = range(int(axes.x_low), int(axes.x_high) + 1) if log_x else ticks(axes.x_low, axes.x_high, n_ticks)
     x_text = (lambda x: number(10.0**x, 12)) if log_x else number
-    y_text = (lambda y: f"{100 * y:.3g}") if shares or share_text else number
+    y_text = (lambda y: f"{100 * y:.3g}{THIN}%") if shares or share_text else number
     return Plot(
         title,
         tuple(_line(axes, s, style) for s, style in drawn),

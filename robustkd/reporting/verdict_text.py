@@ -204,7 +204,15 @@ def _single(row: DefenseSummary, samples: str) -> str:
 
 def evidence_rows(finding: Finding) -> dict[str, str]:
     """A finding's numbers as text, without the sentence that tells them."""
-    return {words(key): evidence(value) for key, value in finding.evidence.items() if key != "explanation"}
+    return {_told(key): evidence(value) for key, value in finding.evidence.items() if key != "explanation"}
+
+
+def _told(key: str) -> str:
+    """The key of a piece of evidence in words."""
+    told = words(key)
+    for short, whole in (("ci low", "95 % from"), ("ci high", "to"), ("dead share", "no gradient,")):
+        told = told.replace(short, whole)
+    return told
 
 
 def check_rows(trained: Sequence[DefenseResult]) -> list[CheckRow]:
