@@ -46,17 +46,8 @@ def print_results(
         shown: the campaign, as commands take it.
         server: the MLflow server that has it; None where it is in the folder's own store.
     """
-    rows, others, screen = summary_rows(results), _other_threats(results), console()
-    screen.print(results.campaign, style="italic", soft_wrap=True)
-    parts = _parts(_columns(results, rows, others), screen)
-    if narrow := len(parts) > 1:
-        parts = _parts(_columns(results, rows, others, steps=False), screen)
-    for number, part in enumerate(parts):
-        screen.print(*([""] if number else []), _table(part), sep="\n")
-    screen.print(_caption(results, others), style="dim italic")
-    for row in rows if narrow else ():
-        if row.remedies:
-            tell(f"{row.defense} with remedy: {_steps(row)}")
+    rows, screen = summary_rows(results), console()
+    _print_summary(results, rows, screen)
     if rows:
         tell(f"does it hold? {which_hold(results, rows)}")
     _print_detection(results, screen)
@@ -77,6 +68,22 @@ def print_results(
     elif tracked:
         elsewhere = [] if folder == Path("runs") / results.campaign else ["--out", str(folder)]
         click.echo(f"dashboard  {shlex.join(['robustkd', 'ui', shown, *elsewhere])}")
+
+
+def _print_summary(results: Results, rows: Sequence[DefenseSummary], screen: Console) -> None:
+    """The table of defenses and attacks; where it does not fit, the attacks behind a remedy are told below it."""
+    others = _other_threats(results)
+    screen.print(results.campaign, style="italic", soft_wrap=True)
+    parts = _parts(_columns(results, rows, others), screen)
+    narrow = len(parts) > 1
+    if narrow:
+        parts = _parts(_columns(results, rows, others, steps=False), screen)
+    for number, part in enumerate(parts):
+        screen.print(*([""] if number else []), _table(part), sep="\n")
+    screen.print(_caption(results, others), style="dim italic")
+    for row in rows if narrow else ():
+        if row.remedies:
+            tell(f"{row.defense} with remedy: {_steps(row)}")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from itertools import pairwise
 
 import pytest
 from click.testing import CliRunner
@@ -40,6 +41,15 @@ def test_lines_fit_and_words_are_whole(words):
     assert max(map(len, narrow.splitlines())) <= 80
     assert set(narrow.split()) == set(wide.split())
     assert max(map(len, wide.splitlines())) > 80
+
+
+def test_sentences_of_a_description_fill_their_lines():
+    """Where the source is wider than the terminal, no line ends in the midst of a sentence with room for the next word."""
+    lines = run("describe", "pgd").output.partition("\n  modality")[0].splitlines()
+    prose = [line for line in lines if line.startswith("  ") and not line.startswith("   ")]
+    begins = next(number for number, line in enumerate(prose) if "Good for everything" in line)
+    several = prose[begins : next(number for number, line in enumerate(prose) if "Source:" in line)]
+    assert all(len(line) + 1 + len(after.split()[0]) > 80 for line, after in pairwise(several))
 
 
 def test_the_leaderboard_has_every_number_and_attack(runs):
