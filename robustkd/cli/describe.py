@@ -169,7 +169,7 @@ def parameters(schema: JsonSchemaValue) -> list[Parameter]:
 
 def _print(item: Description) -> None:
     click.secho(f"{item.name}  ({plugins.one_of(item.group)})", bold=True)
-    click.echo(f"\n{whole_words(item.summary)}\n\n{whole_words(_joined(item.method.replace('``', '`')), '  ')}\n")
+    click.echo(f"\n{whole_words(_joined(item.summary))}\n\n{whole_words(_joined(item.method.replace('``', '`')), '  ')}\n")
     for word, text in traits(item):
         click.echo(whole_words(f"{word:<10} {text}", "  ", " " * 13))
     _print_family(item)

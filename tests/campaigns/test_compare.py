@@ -130,6 +130,23 @@ def test_each_number_is_compared_on_its_own_samples(robustkd, tmp_path):
     assert "robust: worse in the worst case over 2 seeds, each tested alone" in out
 
 
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_no_number_is_cut_off_on_a_terminal(robustkd, tmp_path, monkeypatch, seeds):
+    name = "adversarially-trained"
+    write(tmp_path / "a", {(name, seed): draw(seed, fgsm=0.8, pgd=0.6) for seed in seeds})
+    write(tmp_path / "b", {(name, seed): draw(10 + seed, fgsm=0.8, pgd=0.5) for seed in seeds})
+    monkeypatch.setenv("COLUMNS", "80")
+    out = robustkd("compare", "a", "b").out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    for item in json.loads(robustkd("compare", "a", "b", "--json").out)["movements"]:
+        for one in item["changes"]:
+            points = (100 * one[end] for end in ("difference", "ci_low", "ci_high"))
+            assert "{:+.1f} [{:+.1f}, {:+.1f}]".format(*points) in out
+            assert f"{one['a']:.1%}" in out
+    assert ("seed 0;" in out) is (len(seeds) == 1)
+
+
 def test_what_cannot_be_paired_is_said(robustkd, tmp_path):
     same = {("robust", 0): draw(0, pgd=0.6)}
     write(tmp_path / "a", same)
