@@ -52,6 +52,12 @@ def test_sentences_of_a_description_fill_their_lines():
     assert all(len(line) + 1 + len(after.split()[0]) > 80 for line, after in pairwise(several))
 
 
+def test_what_a_command_does_is_told_to_the_end():
+    out = run("store", "--help").output.partition("Commands:")[2]
+    assert "..." not in out
+    assert "which of the campaigns still needs it." in " ".join(out.split())
+
+
 def test_the_leaderboard_has_every_number_and_attack(runs):
     out = run("leaderboard", str(runs)).output
     assert max(map(len, out.splitlines())) <= 80
