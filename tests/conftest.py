@@ -9,6 +9,7 @@ import torch
 
 from robustkd import plugins
 from robustkd.tracking import new_database, run_store
+from support.command_line import CommandLine
 from support.packages import write_metadata
 
 collect_ignore = ["plugin_example"]  # a package of its own, whose tests need it installed: tests/plugin_kit does both
@@ -69,6 +70,12 @@ def _copied_stores(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(new_database, "empty_database", lambda: request.getfixturevalue("empty_store"))
         yield
+
+
+@pytest.fixture
+def robustkd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command: exit code, standard output, standard error."""
+    return CommandLine(monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The accelerators of this machine, told without importing torch where there can be none."""
+"""The devices of this machine, told without importing torch where there can be no accelerator."""
 
 from __future__ import annotations
 
@@ -7,17 +7,30 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from robustkd.contracts import UsageError
+from robustkd.contracts.devices import devices, unusable
+
 _DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/kfd", "/dev/dxg", "/dev/dri")
 """What a driver that torch can use shows of itself on Linux: NVIDIA's, that of its Jetsons, AMD's, WSL's, and Intel's."""
 
 
 def accelerators() -> list[str]:
     """The names of the accelerators that torch can use, in its order."""
-    if "torch" not in sys.modules and not _may_have_one():
-        return []
-    from robustkd.contracts.devices import devices  # late: torch takes 1.6 s and 290 MiB
+    return [what for name, what in _devices().items() if name != "cpu"]
 
-    return [what for name, what in devices().items() if name != "cpu"]
+
+def refusal(names: str) -> UsageError | None:
+    """Why some devices (``cuda:0,cuda:1``) cannot be used on this machine, which a run is not to find out cell by cell."""
+    for name in names.split(","):
+        kind, _, index = name.partition(":")
+        if kind not in ("auto", "cpu") and f"{kind}:{index or 0}" not in (here := _devices()):
+            return unusable(name, here)
+    return None
+
+
+def _devices() -> dict[str, str]:
+    """As ``robustkd.contracts.devices.devices``, which imports torch: 1.6 s and 290 MiB."""
+    return devices() if "torch" in sys.modules or _may_have_one() else {"cpu": "CPU"}
 
 
 def _may_have_one() -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from robustkd.attacks.image.engine.feature_losses import symmetric_info_nce
 from robustkd.contracts import Arrays, DataError, Defense, FitContext, Modality, Prompts
 from robustkd.data.arrays import as_arrays
 from robustkd.defenses.diffusion.noise import noised
@@ -84,8 +85,9 @@ class TextToImagePretrain(Defense):
 
         def loss(generator: torch.Generator) -> Tensor:
             rows = torch.randint(len(data.images), (p.batch_size,), generator=generator)
-            seen = eye(data.images[rows].to(target.device))
-            return contrast(said(target, data.ids[rows.to(target.device)]), seen, p.temperature)
+            seen = F.normalize(eye(data.images[rows].to(target.device)), dim=1)
+            texts = F.normalize(said(target, data.ids[rows.to(target.device)]), dim=1)
+            return symmetric_info_nce(texts, seen, p.temperature)
 
         named = {f"text/{name}": weight for name, weight in target.text_encoder.named_parameters()}
         named |= {f"eye/{name}": weight for name, weight in eye.named_parameters()}
@@ -131,13 +133,6 @@ def said(target: TextToImageTarget, ids: Tensor) -> Tensor:
     """(B, D), the encoder's state at the end of each prompt, all of which it has read by then."""
     end = (ids == target.eos).to(torch.int8).argmax(1)
     return target.encode(ids).tokens[torch.arange(len(ids), device=ids.device), end]
-
-
-def contrast(texts: Tensor, images: Tensor, temperature: float) -> Tensor:
-    """CLIP's symmetric cross entropy of (B, D) texts and (B, D) images that belong together row by row."""
-    scores = F.normalize(texts, dim=1) @ F.normalize(images, dim=1).T / temperature
-    own = torch.arange(len(scores), device=scores.device)
-    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 
 
 def _image_encoder(shape: Sequence[int], width: int) -> nn.Sequential:

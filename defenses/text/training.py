@@ -6,13 +6,14 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from pydantic import Field
 
 from robustkd.contracts import DataError, FitContext, Params, Prompts, TargetRef
 from robustkd.contracts.prompts import Turn
+from robustkd.contracts.target import BaseTarget
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.steps import Memory, StepParams, train_steps
 from robustkd.lazy import torch
@@ -29,6 +30,7 @@ _NOT_HARMLESS = ("forbidden", "knowledge")
 
 TextLoss: TypeAlias = "Callable[[CausalLMTarget, torch.Generator], Tensor]"
 """The scalar to minimise; it draws its rows from the generator."""
+Trained = TypeVar("Trained", bound=BaseTarget)
 
 
 class TextStepParams(StepParams):
@@ -250,14 +252,14 @@ def held_out(context: FitContext[Prompts], target: CausalLMTarget) -> Callable[[
 
 def train_text(
     context: FitContext[Prompts],
-    target: CausalLMTarget,
-    loss: TextLoss,
+    target: Trained,
+    loss: Callable[[Trained, torch.Generator], Tensor],
     settings: TextStepParams,
     *,
     name: str,
-    measure: Callable[[CausalLMTarget], dict[str, float]] = lambda target: {},
+    measure: Callable[[Trained], dict[str, float]] = lambda target: {},
     memory: Memory | None = None,
-) -> CausalLMTarget:
+) -> Trained:
     """Train the weights of ``target`` that want a gradient, in place; it is returned in evaluation mode.
 
     Args:

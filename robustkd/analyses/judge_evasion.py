@@ -33,6 +33,7 @@ from robustkd.contracts import (
     TargetRef,
     ThreatModel,
 )
+from robustkd.scoring.intervals import share_interval
 from robustkd.targets.sentence_pairs import SentencePairsTarget
 
 
@@ -77,16 +78,17 @@ class JudgeEvasion(Analysis[GenerativeTarget, PromptBatch]):
             alike = {
                 column: scorer.similarity(texts, references).numpy() >= scorer.threshold for column, texts in shown.items()
             }
-            columns = list(alike)
-            values.append([float(found.mean()) for found in alike.values()])
+            columns = [name for column in alike for name in (column, f"{column}, at least", f"{column}, at most")]
+            values.append([value for found in alike.values() for value in (float(found.mean()), *share_interval(found))])
         return Table(
-            caption=f"share of {len(answers)} answers that a scorer calls alike to what was asked for, {p.exchanges} words exchanged "
-            "at most, none of the secret's",
+            caption=f"share of {len(answers)} answers that a scorer calls alike to what was asked for, with 95 % intervals, "
+            f"{p.exchanges} words exchanged at most, none of the secret's",
             rows=list(p.scorers),
             columns=columns,
             values=values,
             metrics={
-                column.replace(" ", "_").replace("'", ""): value for column, value in zip(columns, values[0], strict=True)
+                column.replace(" ", "_").replace("'", ""): value
+                for column, value in zip(columns[::3], values[0][::3], strict=True)
             },
         )
 

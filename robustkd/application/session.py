@@ -14,6 +14,7 @@ from robustkd.application.gallery import cell_gallery, gallery_items
 from robustkd.application.samples import SampleCollector, sample_evidence
 from robustkd.application.set_up import parameters, set_up
 from robustkd.campaigns.execution import run as running
+from robustkd.campaigns.execution.accelerators import refusal
 from robustkd.campaigns.execution.live import LiveProgress
 from robustkd.campaigns.execution.profile import Profile, TrackingSpec
 from robustkd.campaigns.execution.record import Recorder
@@ -21,7 +22,7 @@ from robustkd.campaigns.execution.run import Observer
 from robustkd.campaigns.file.campaign import Campaign
 from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.plan.cells import AttackCell, Cell
-from robustkd.campaigns.plan.finished import finished_cells
+from robustkd.campaigns.plan.finished import finished_cells, rebuilt_cells
 from robustkd.campaigns.plan.plan import Plan
 from robustkd.campaigns.results.attack_result import attack_result
 from robustkd.campaigns.results.collect import collect
@@ -63,6 +64,9 @@ def run(
         redo: names of what is done again though it is finished.
         observers: hear of its course, before the record and the report are written.
         warn: hears, from a thread of its own, that a tracking server does not answer; the campaign goes on without it.
+
+    Raises:
+        UsageError: there is something to do, and a device of the profile is not on this machine, where the engine runs.
     """
     with _tracked_at(profile.tracking.uri):
         return _run(campaign, folder, profile, redo, observers, warn)
@@ -78,6 +82,8 @@ def _run(
 ) -> Results:
     engine = profile.make_engine()
     plan = planning.build(campaign)
+    if engine.on_this_machine and (refused := refusal(profile.device)) and (redo or _is_left(plan, folder)):
+        raise refused
     # In this order: the tracked run takes the record and the report along, so these are written first.
     live = LiveProgress(folder)
     everyone: list[Observer] = [*observers, Recorder(folder, sys.argv), live, _Reporting(plan, folder)]
@@ -101,6 +107,12 @@ def _run(
         live.close()
         if tracking:
             tracking.tracker.close()
+
+
+def _is_left(plan: Plan, folder: Path) -> bool:
+    """Whether a cell has to be run: what is finished is shown on any machine."""
+    done = finished_cells(plan, Store(folder)) - rebuilt_cells(plan)
+    return not done.issuperset(cell.id for cell in plan.cells)
 
 
 @contextmanager

@@ -61,12 +61,13 @@ def command(
     from robustkd.contracts.devices import device_named
     from robustkd.evaluation.saved import require_place
 
+    there = device_named(device)
     splits = images(data, data_settings, n)
     within = allowed(norm, eps, bounds, change, where, splits)
     threat = ThreatModel(**within)
     if out is not None:
         require_place(out, splits.test.sample_shape, threat)
-    target = loaded_model(reference, weights, weights_key, kwargs, code, splits, classes).to(device_named(device))
+    target = loaded_model(reference, weights, weights_key, kwargs, code, splits, classes).to(there)
     x, how = given(splits, normalise, bounds, classes, restrict)
     report = api.attack(
         name,

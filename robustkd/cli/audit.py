@@ -63,8 +63,9 @@ def command(
     from robustkd import api
     from robustkd.contracts.devices import device_named
 
+    there = device_named(device)
     splits = images(data, data_settings, n)
-    target = loaded_model(model, weights, weights_key, kwargs, code, splits, classes).to(device_named(device))
+    target = loaded_model(model, weights, weights_key, kwargs, code, splits, classes).to(there)
     x, how = given(splits, normalise, bounds, classes, restrict)
     report = api.audit(
         target,

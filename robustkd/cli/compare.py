@@ -12,6 +12,7 @@ from robustkd.cli.options import console, json_option, print_reserved, tell
 
 if TYPE_CHECKING:
     from robustkd.campaigns.comparison.compare import Change, ComparedCampaigns, Movement
+    from robustkd.cli.columns import Column
 
 _COLOURS = {"better": "green", "worse": "red"}
 
@@ -47,44 +48,65 @@ def _matched(matches: tuple[str, ...]) -> dict[str, str] | None:
 
 
 def _print(compared: ComparedCampaigns, plot: Path | None) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from robustkd.reporting.pairwise import methods_sentence
-
-    table = Table(
-        title=f"A  {compared.a}\nB  {compared.b}",
-        caption="B - A in percentage points, with its 95 % interval; only A, only B: samples that hold on that side alone; "
-        "better and worse are said of these networks, by the p that is adjusted for all rows (Holm)",
-        title_justify="left",
-        caption_justify="left",
-        box=None,
-        pad_edge=False,
-    )
-    for name in ("defense", "attack", "seed", "A", "B", "B - A", "only A", "only B", "p", "adjusted p", ""):
-        left = name in ("defense", "attack", "")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    shown: set[str] = set()
-    for item in compared.movements:
-        for place, change in enumerate(item.changes):
-            first = "" if item.defense in shown else title(item)
-            shown.add(item.defense)
-            what = item.attack if place == 0 else ""
-            told = Text(change.direction, style=_COLOURS.get(change.direction, ""))
-            table.add_row(first, what, str(change.seed), *_numbers(change), told)
-    console().print(table)
-    for item in compared.movements:
-        if item.attack == "worst case" and len(item.changes) > 1:
-            low, high = (100 * end for end in item.interval)
-            seeds = f"over {len(item.changes)} seeds, each tested alone"
-            mean = f"mean {100 * item.difference:+.1f} points, intervals from {low:+.1f} to {high:+.1f}"
-            tell(f"{title(item)}: {item.direction} in the worst case {seeds}: {mean}")
-            if item.methods:
-                tell(methods_sentence(f"{item.defense_b} in B", f"{item.defense} in A", item.methods))
+    for side, name in (("A", compared.a), ("B", compared.b)):
+        click.echo(f"{side}  {name}")
+    if any(item.changes for item in compared.movements):
+        _print_movements(compared)
     for note in compared.notes:
         tell(note)
     if plot is not None:
         click.echo(f"plot       {plot}")
+
+
+def _print_movements(compared: ComparedCampaigns) -> None:
+    from robustkd.cli.columns import print_parts
+    from robustkd.reporting.pairwise import methods_sentence
+
+    seeds = sorted({change.seed for item in compared.movements for change in item.changes})
+    several = len(seeds) > 1
+    click.echo()
+    print_parts(_columns(compared, with_seeds=several), console(), names=3 if several else 2)
+    tell(
+        ("" if several else f"seed {seeds[0]}; ")
+        + "B - A in percentage points, with its 95 % interval; only A, only B: samples that hold on that side alone; better and worse "
+        "are said of these networks, by the p that is adjusted for all rows (Holm)"
+    )
+    for item in compared.movements:
+        if item.attack == "worst case" and len(item.changes) > 1:
+            low, high = (100 * end for end in item.interval)
+            over = f"over {len(item.changes)} seeds, each tested alone"
+            mean = f"mean {100 * item.difference:+.1f} points, intervals from {low:+.1f} to {high:+.1f}"
+            tell(f"{title(item)}: {item.direction} in the worst case {over}: {mean}")
+            if item.methods:
+                tell(methods_sentence(f"{item.defense_b} in B", f"{item.defense} in A", item.methods))
+
+
+def _columns(compared: ComparedCampaigns, *, with_seeds: bool) -> list[Column]:
+    """A row for each defense, attack and seed; a name is not repeated from row to row."""
+    from rich.text import Text
+
+    from robustkd.cli.columns import Column
+
+    defenses, attacks, seeds = list[str](), list[str](), list[str]()
+    numbers, told = [], []
+    shown: set[str] = set()
+    for item in compared.movements:
+        for place, change in enumerate(item.changes):
+            defenses.append("" if item.defense in shown else title(item))
+            shown.add(item.defense)
+            attacks.append(item.attack if place == 0 else "")
+            seeds.append(str(change.seed))
+            numbers.append(_numbers(change))
+            told.append(Text(change.direction, style=_COLOURS.get(change.direction, "")))
+    names = [Column("defense", defenses, "left"), Column("attack", attacks, "left")]
+    if with_seeds:
+        names.append(Column("seed", seeds))
+    a, b, difference, *tests = map(list, zip(*numbers, strict=True))
+    main = [Column("A", a), Column("B", b), Column("B - A", difference)]
+    details = [
+        Column(name, cells, detail=True) for name, cells in zip(("only A", "only B", "p", "adjusted p"), tests, strict=True)
+    ]
+    return [*names, *main, *details, Column("", told, "left")]
 
 
 def _numbers(change: Change) -> list[str]:

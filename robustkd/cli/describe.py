@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,15 @@ import click
 from robustkd import plugins
 from robustkd.cli.families import family, siblings
 from robustkd.cli.names import groups_of, plugin_names
-from robustkd.cli.options import json_option, print_reserved, whole_words
+from robustkd.cli.options import columns, json_option, print_reserved, whole_words
 
 if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
 
     from robustkd.contracts.json_value import JsonValue
+
+_FULL_LINE = 90
+"""Characters from which on a line of a docstring ends because it is full."""
 
 
 @click.command("describe")
@@ -165,7 +169,7 @@ def parameters(schema: JsonSchemaValue) -> list[Parameter]:
 
 def _print(item: Description) -> None:
     click.secho(f"{item.name}  ({plugins.one_of(item.group)})", bold=True)
-    click.echo(f"\n{whole_words(item.summary)}\n\n{whole_words(item.method, '  ')}\n")
+    click.echo(f"\n{whole_words(_joined(item.summary))}\n\n{whole_words(_joined(item.method.replace('``', '`')), '  ')}\n")
     for word, text in traits(item):
         click.echo(whole_words(f"{word:<10} {text}", "  ", " " * 13))
     _print_family(item)
@@ -180,6 +184,21 @@ def _print(item: Description) -> None:
     if item.example:
         click.secho("\n  in a campaign", bold=True)
         click.echo(_indented(item.example, "    ") + "\n")
+
+
+def _joined(text: str) -> str:
+    """A docstring for a terminal that is narrower than its source: sentences that go over several lines are on one."""
+    if columns(sys.stdout) is None:
+        return text
+    lines, before = list[str](), ""
+    for line in text.split("\n"):
+        goes_on = len(before) >= _FULL_LINE and not before.startswith(" ")
+        if goes_on and line and not line.startswith((" ", "- ")):
+            lines[-1] += f" {line}"
+        else:
+            lines.append(line)
+        before = line
+    return "\n".join(lines)
 
 
 def _print_family(item: Description) -> None:

@@ -65,7 +65,7 @@ def _print(board: Board) -> None:
     from rich.text import Text
 
     from robustkd.reporting.formatting import counted
-    from robustkd.scoring.holds import ANSWERS
+    from robustkd.reporting.verdict_text import names_that_hold
 
     screen = console()
     narrow = screen.width < _WIDE
@@ -86,17 +86,18 @@ def _print(board: Board) -> None:
         for (campaign, names), entries in _alike(board).items():
             seeds = counted(max(len(entry.seeds) for entry in entries), "seed")
             click.echo(whole_words(f"{campaign}, {seeds}: {', '.join(names)}", hanging="  "))
-        answers: dict[str, list[str]] = {}
-        for entry in board.entries:
-            answers.setdefault(ANSWERS[entry.holds], []).append(entry.defense)
-        click.echo(
-            whole_words(
-                "does it hold? " + "; ".join(f"{answer}: {', '.join(names)}" for answer, names in answers.items()), hanging="  "
-            )
-        )
+        told = names_that_hold((_named(entry, board), entry.holds) for entry in board.entries)
+        click.echo(whole_words(f"does it hold? {told}", hanging="  "))
     if remark := _remark(board):
         click.echo(whole_words(remark))
     click.echo("")
+
+
+def _named(entry: Entry, board: Board) -> str:
+    """With the campaign where the board has several."""
+    one = len({other.campaign for other in board.entries}) == 1
+    name = entry.defense if one else f"{entry.defense} of {entry.campaign}"
+    return f"{name} (undefended)" if entry.undefended else name
 
 
 def _alike(board: Board) -> dict[tuple[str, tuple[str, ...]], list[Entry]]:

@@ -116,7 +116,7 @@ _OPTIONS = (
         "'{flow: 1}', '{colour: 0.06}', '{perceptual: 0.5}'.",
     ),
     click.option("--seed", default=0, show_default=True),
-    click.option("--device", default="auto", show_default=True),
+    click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps, xpu, .."),
 )
 
 

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from robustkd.campaigns.store.store import Store
 
 
-@click.group("store")
+class _Group(click.Group):
+    """Tells what each of its commands does in a whole sentence, where click cuts it to a line."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(1000)) for name, one in sorted(self.commands.items())])
+
+
+@click.group("store", cls=_Group)
 def command() -> None:
     """List, verify, prune and export the finished cells of an output folder."""
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from robustkd.cli.columns import Column, parts, print_parts
 from robustkd.cli.options import console, tell
 from robustkd.reporting.detection import detection_rows, detection_terms
 from robustkd.reporting.page import cost
@@ -46,11 +45,8 @@ def print_results(
         shown: the campaign, as commands take it.
         server: the MLflow server that has it; None where it is in the folder's own store.
     """
-    rows, others, screen = summary_rows(results), _other_threats(results), console()
-    screen.print(results.campaign, style="italic", soft_wrap=True)
-    for number, part in enumerate(_parts(_columns(results, rows, others), screen)):
-        screen.print(*([""] if number else []), _table(part), sep="\n")
-    screen.print(_caption(results, others), style="dim italic")
+    rows, screen = summary_rows(results), console()
+    _print_summary(results, rows, screen)
     if rows:
         tell(f"does it hold? {which_hold(results, rows)}")
     _print_detection(results, screen)
@@ -73,36 +69,45 @@ def print_results(
         click.echo(f"dashboard  {shlex.join(['robustkd', 'ui', shown, *elsewhere])}")
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A name and a cell for each row; a ``detail`` can do without the columns beside it."""
+def _print_summary(results: Results, rows: Sequence[DefenseSummary], screen: Console) -> None:
+    """The table of defenses and attacks; where it does not fit, the attacks behind a remedy are told below it."""
+    others = _other_threats(results)
+    screen.print(results.campaign, style="italic", soft_wrap=True)
+    whole = _columns(results, rows, others)
+    narrow = len(parts(whole, screen)) > 1
+    print_parts(_columns(results, rows, others, steps=False) if narrow else whole, screen)
+    screen.print(_caption(results, others), style="dim italic")
+    for row in rows if narrow else ():
+        if row.remedies:
+            tell(f"{row.defense} with remedy: {_steps(row)}")
 
-    name: str
-    cells: Sequence[str | Text]
-    justify: Literal["left", "right"] = "right"
-    detail: bool = False
 
+def _columns(
+    results: Results, rows: Sequence[DefenseSummary], others: Mapping[str, str], *, steps: bool = True
+) -> list[Column]:
+    """The summary's columns; an attack of ``others`` is marked by an asterisk, which the caption explains.
 
-def _columns(results: Results, rows: Sequence[DefenseSummary], others: Mapping[str, str]) -> list[_Column]:
-    """The summary's columns; an attack of ``others`` is marked by an asterisk, which the caption explains."""
+    Args:
+        steps: whether the remedies' numbers have the attacks behind them, which takes a wide terminal.
+    """
     columns = [
-        _Column("defense", [row.defense for row in rows], "left"),
-        _Column(terms_of(results).clean_short.lower(), [_share(row.clean_accuracy) for row in rows]),
+        Column("defense", [row.defense for row in rows], "left"),
+        Column(terms_of(results).clean_short.lower(), [_share(row.clean_accuracy) for row in rows]),
     ]
     for attack in attack_names(results):
         name = f"{attack}*" if attack in others else attack
-        columns.append(_Column(name, [_share(row.per_attack.get(attack)) for row in rows], detail=True))
-    columns.append(_Column("worst case", [_worst(row) for row in rows]))
+        columns.append(Column(name, [_share(row.per_attack.get(attack)) for row in rows], detail=True))
+    columns.append(Column("worst case", [_worst(row) for row in rows]))
     if any(row.unjudged for row in rows):
-        columns.append(_Column("not judged", [_share(row.unjudged) for row in rows]))
+        columns.append(Column("not judged", [_share(row.unjudged) for row in rows]))
     if any(row.brackets for row in rows):
-        columns.append(_Column("certified to attacked", [_bracket(row) for row in rows]))
+        columns.append(Column("certified to attacked", [_bracket(row) for row in rows]))
     # The mean and the harmonic mean of clean accuracy and worst case.
-    columns.append(_Column("W-Robust", [_share(row.w_robust) for row in rows]))
-    columns.append(_Column("NRR", [_share(row.nrr) for row in rows]))
-    columns.append(_Column("verdict", [_verdict(row) for row in rows], "left"))
+    columns.append(Column("W-Robust", [_share(row.w_robust) for row in rows]))
+    columns.append(Column("NRR", [_share(row.nrr) for row in rows]))
+    columns.append(Column("verdict", [_verdict(row) for row in rows], "left"))
     if any(row.remedied is not None for row in rows):
-        columns.append(_Column("with remedy", [_remedied(row) for row in rows], "left"))
+        columns.append(Column("with remedy", [_remedied(row, steps) for row in rows], "left", wraps=True))
     return columns
 
 
@@ -122,38 +127,6 @@ def _caption(results: Results, others: Mapping[str, str]) -> str:
         listed = ", ".join(f"{attack}: {model}" for attack, model in others.items())
         caption += f"\n* not in the worst case, which is under the campaign's threat model: {listed}"
     return caption
-
-
-def _parts(columns: Sequence[_Column], screen: Console, *, names: int = 1) -> list[list[_Column]]:
-    """All of them where they fit beside each other; else as many at a time as fit, the details below the rest.
-
-    Args:
-        names: how many of the first columns name a row; every part begins with them.
-    """
-
-    def fits(together: Sequence[_Column], *, wrapped: bool = False) -> bool:
-        wanted = screen.measure(_table(together), options=screen.options.update(width=10_000))
-        return (wanted.minimum if wrapped else wanted.maximum) <= screen.width
-
-    if fits(columns):
-        return [list(columns)]
-    parts: list[list[_Column]] = []
-    for detail in (False, True):
-        part: list[_Column] = []
-        for column in (column for column in columns[names:] if column.detail is detail):
-            if not part or not fits([*part, column], wrapped=not detail):
-                parts.append(part := list(columns[:names]))
-            part.append(column)
-    return parts
-
-
-def _table(columns: Sequence[_Column]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column.name, justify=column.justify, no_wrap=column.name != "with remedy")
-    for cells in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*cells)
-    return table
 
 
 def _verdict(row: DefenseSummary) -> Text:
@@ -189,15 +162,15 @@ def _print_detection(results: Results, screen: Console) -> None:
     """What the detectors made of each attack, where a defense has one."""
     if rows := detection_rows(results):
         columns = [
-            _Column("defense", [row.defense for row in rows], "left"),
-            _Column("attack", [row.attack for row in rows], "left"),
+            Column("defense", [row.defense for row in rows], "left"),
+            Column("attack", [row.attack for row in rows], "left"),
             *(
-                _Column(name, [row.values[place] for row in rows], detail=True)
+                Column(name, [row.values[place] for row in rows], detail=True)
                 for place, name in enumerate(detection_terms(results).head)
             ),
         ]
-        for part in _parts(columns, screen, names=2):
-            screen.print("", _table(part), sep="\n")
+        screen.print("")
+        print_parts(columns, screen, names=2)
 
 
 def _print_undecided(results: Results) -> None:
@@ -233,9 +206,16 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _remedied(row: DefenseSummary) -> str:
-    steps = ", ".join(f"{name} {_share(left)}" for name, left in row.remedies.items())
-    return f"{_share(row.remedied)} ({steps or 'none usable'})" if row.remedied is not None else ""
+def _remedied(row: DefenseSummary, steps: bool) -> str:
+    if row.remedied is None:
+        return ""
+    told = f" ({_steps(row) or 'none usable'})" if steps or not row.remedies else ""
+    return f"{_share(row.remedied)}{told}"
+
+
+def _steps(row: DefenseSummary) -> str:
+    """The attacks that lowered the number, each with what it left."""
+    return ", ".join(f"{name} {_share(left)}" for name, left in row.remedies.items())
 
 
 def _worst(row: DefenseSummary) -> str | Text:

@@ -5,6 +5,7 @@ CUDA, Apple's MPS, Intel's XPU and the backends of other makers, which register 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from robustkd.contracts.errors import UsageError
@@ -51,11 +52,15 @@ def device_named(name: str) -> torch.device:
     ) as error:  # torch built without the backend raises any
         there, said = False, (str(error).splitlines() or [""])[0].partition(". ")[0]
     if not there:
-        wanted = "; a graphics card of NVIDIA or AMD is called cuda" if name.casefold().startswith("gpu") else ""
-        fix = f"use one that is here: auto, {', '.join(devices())}{wanted}"
-        reason = ": torch knows no such device" if said.startswith("Expected one of") else f": {said}" if said else ""
-        raise UsageError(f"device '{name}' cannot be used here{reason}", fix=fix)
+        raise unusable(name, devices(), "torch knows no such device" if said.startswith("Expected one of") else said)
     return device
+
+
+def unusable(name: str, here: Iterable[str], reason: str = "") -> UsageError:
+    """The error of a device that is not one of those that are here."""
+    wanted = "; a graphics card of NVIDIA or AMD is called cuda" if name.casefold().startswith("gpu") else ""
+    fix = f"use one that is here: auto, {', '.join(here)}{wanted}"
+    return UsageError(f"device '{name}' cannot be used here{': ' if reason else ''}{reason}", fix=fix)
 
 
 def move(module: nn.Module, device: torch.device | str) -> None:

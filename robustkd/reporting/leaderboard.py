@@ -29,6 +29,7 @@ class Entry:
         folder: where the campaign's results are.
         attacks: those behind the robust accuracy.
         certified: of a defense of which something is proved, what is certified and what the attacks leave, in words; else "".
+        undefended: whether its campaign takes it for a model without a defense.
         holds, why: whether it holds by its own campaign's gates and undefended rows, None where it cannot be said, and why.
     """
 
@@ -45,6 +46,7 @@ class Entry:
     status: CellStatus
     seeds: tuple[int, ...]
     certified: str = ""
+    undefended: bool = False
     holds: Holds | None = None
     why: str = ""
 
@@ -147,6 +149,7 @@ def _entries(folder: Path, campaign: str, results: Results) -> list[Entry]:
             status=row.status,
             seeds=row.seeds,
             certified=bracket(row.certified, row.attacked, row.exact) if row.brackets else "",
+            undefended=row.defense in results.undefended,
             holds=row.holds,
             why=row.standing.why,
         )

@@ -78,4 +78,4 @@ def points(difference: float) -> str:
 
 def probability(p: float) -> str:
     """A p-value as far as it matters."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return f"<{THIN}0.001" if p < 0.001 else f"{p:.3f}"

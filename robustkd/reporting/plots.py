@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from robustkd.reporting.formatting import interval, number, percent
+from robustkd.reporting.formatting import THIN, interval, number, percent
 from robustkd.reporting.palette import DASHES, SERIES
 from robustkd.reporting.summary import joined
 from robustkd.reporting.terms import ReportTerms
@@ -112,12 +112,12 @@ def plot(
         return None
     if log_x:
         drawn = [(replace(s, x=[math.log10(x) for x in s.x]), style) for s, style in drawn]
-    axes = _Axes.around([s for s, _ in drawn], shares, mark)
+    axes = _around([s for s, _ in drawn], shares, mark)
     if log_x:
         axes = replace(axes, x_low=math.floor(axes.x_low), x_high=max(math.ceil(axes.x_high), math.floor(axes.x_low) + 1))
     places = range(int(axes.x_low), int(axes.x_high) + 1) if log_x else ticks(axes.x_low, axes.x_high, n_ticks)
     x_text = (lambda x: number(10.0**x, 12)) if log_x else number
-    y_text = (lambda y: f"{100 * y:.3g}") if shares or share_text else number
+    y_text = (lambda y: f"{100 * y:.3g}{THIN}%") if shares or share_text else number
     return Plot(
         title,
         tuple(_line(axes, s, style) for s, style in drawn),
@@ -129,20 +129,13 @@ def plot(
 
 
 @dataclass(frozen=True)
-class _Axes:
+class Axes:
     """The ranges that a plot shows."""
 
     x_low: float
     x_high: float
     y_low: float
     y_high: float
-
-    @classmethod
-    def around(cls, series: Sequence[Series], shares: bool, mark: float | None) -> _Axes:
-        """With every point, every band and the mark inside; of ``shares``, all of [0, 1]."""
-        xs = [x for s in series for x in s.x] + ([mark] if mark is not None else [])
-        ys = [y for s in series for y in (*s.y, *s.low, *s.high) if math.isfinite(y)]
-        return cls(*_span(min(xs), max(xs)), *((0.0, 1.0) if shares else _span(min(ys, default=0.0), max(ys, default=1.0))))
 
     def across(self, x: float) -> float:
         """The horizontal position, in percent from the left."""
@@ -153,7 +146,14 @@ class _Axes:
         return round(100 - 100 * (y - self.y_low) / (self.y_high - self.y_low), 2)
 
 
-def _line(axes: _Axes, s: Series, style: int) -> Line:
+def _around(series: Sequence[Series], shares: bool, mark: float | None) -> Axes:
+    """With every point, every band and the mark inside; of ``shares``, all of [0, 1]."""
+    xs = [x for s in series for x in s.x] + ([mark] if mark is not None else [])
+    ys = [y for s in series for y in (*s.y, *s.low, *s.high) if math.isfinite(y)]
+    return Axes(*_span(min(xs), max(xs)), *((0.0, 1.0) if shares else _span(min(ys, default=0.0), max(ys, default=1.0))))
+
+
+def _line(axes: Axes, s: Series, style: int) -> Line:
     spots = [(axes.across(x), axes.down(y)) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]
     lower = [(axes.across(x), axes.down(y)) for x, y in zip(s.x, s.low, strict=False)]
     upper = [(axes.across(x), axes.down(y)) for x, y in zip(s.x, s.high, strict=False)]

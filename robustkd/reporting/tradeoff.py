@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 from robustkd.reporting.palette import DASHES, SERIES
-from robustkd.reporting.plots import Tick, ticks
+from robustkd.reporting.plots import Axes, Tick, ticks
 from robustkd.reporting.published import Published
 from robustkd.reporting.summary import DefenseSummary
 
@@ -72,7 +72,7 @@ def tradeoff(summaries: Sequence[DefenseSummary], published: Sequence[Published]
     measured = [(style, row, *both) for style, row in enumerate(summaries) if (both := _accuracies(row))]
     if len(measured) < 2:
         return None
-    axes = _Axes.around(measured, published)
+    axes = _around(measured, published)
     front = pareto([(clean, robust) for _, row, clean, robust in measured if row.verdict != "not credible"])
     spots = tuple(_spot(axes, *one, front=front) for one in measured)
     return Tradeoff(
@@ -84,34 +84,16 @@ def tradeoff(summaries: Sequence[DefenseSummary], published: Sequence[Published]
     )
 
 
-@dataclass(frozen=True)
-class _Axes:
-    """The ranges that the chart shows, as accuracies in [0, 1]."""
-
-    x_low: float
-    x_high: float
-    y_low: float
-    y_high: float
-
-    @classmethod
-    def around(cls, measured: Sequence[_Measured], published: Sequence[Published]) -> _Axes:
-        """With every point and the ends of every interval inside."""
-        cleans = [clean for _, _, clean, _ in measured] + [item.clean for item in published]
-        robusts = [robust for *_, robust in measured] + [item.robust for item in published]
-        ends = [end for _, row, *_ in measured for end in (row.ci_low, row.ci_high) if end is not None]
-        return cls(*_span(cleans), *_span([*robusts, *ends]))
-
-    def across(self, clean: float) -> float:
-        """The horizontal position, in percent from the left."""
-        return round(100 * (clean - self.x_low) / (self.x_high - self.x_low), 2)
-
-    def down(self, robust: float) -> float:
-        """The vertical position, in percent from the top."""
-        return round(100 - 100 * (robust - self.y_low) / (self.y_high - self.y_low), 2)
+def _around(measured: Sequence[_Measured], published: Sequence[Published]) -> Axes:
+    """With every point and the ends of every interval inside, as accuracies in [0, 1]."""
+    cleans = [clean for _, _, clean, _ in measured] + [item.clean for item in published]
+    robusts = [robust for *_, robust in measured] + [item.robust for item in published]
+    ends = [end for _, row, *_ in measured for end in (row.ci_low, row.ci_high) if end is not None]
+    return Axes(*_span(cleans), *_span([*robusts, *ends]))
 
 
 def _spot(
-    axes: _Axes, style: int, row: DefenseSummary, clean: float, robust: float, *, front: set[tuple[float, float]]
+    axes: Axes, style: int, row: DefenseSummary, clean: float, robust: float, *, front: set[tuple[float, float]]
 ) -> ChartPoint:
     doubted = row.verdict == "not credible"
     return ChartPoint(

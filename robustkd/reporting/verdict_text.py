@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from robustkd.contracts.check import Finding
@@ -176,17 +176,23 @@ def answer(results: Results, summaries: Sequence[DefenseSummary]) -> str:
 
 
 def which_hold(results: Results, summaries: Sequence[DefenseSummary]) -> str:
-    """Which defenses hold: by name, or how many where they are many."""
-    told = []
-    for standing, word in HOLDS.items():
-        names = [
-            f"{row.defense} (undefended)" if row.defense in results.undefended else row.defense
-            for row in summaries
-            if row.holds == standing
-        ]
-        if names:
-            told.append(f"{word}: {listed(names) if len(names) <= MAX_NAMES else counted(len(names), 'defense')}.")
-    return " ".join(told)
+    """Which defenses of a campaign hold: by name, or how many where they are many."""
+    rows = (
+        (f"{row.defense} (undefended)" if row.defense in results.undefended else row.defense, row.holds) for row in summaries
+    )
+    return names_that_hold(rows, MAX_NAMES)
+
+
+def names_that_hold(defenses: Iterable[tuple[str, Holds | None]], most: int | None = None) -> str:
+    """`Yes: a and b. No: c (undefended).`, with the names of at most ``most`` for each answer, and else their number."""
+    found: dict[Holds | None, list[str]] = {}
+    for name, holds in defenses:
+        found.setdefault(holds, []).append(name)
+    return " ".join(
+        f"{word}: {listed(names) if most is None or len(names) <= most else counted(len(names), 'defense')}."
+        for standing, word in HOLDS.items()
+        if (names := found.get(standing))
+    )
 
 
 def _single(row: DefenseSummary, samples: str) -> str:
@@ -198,7 +204,15 @@ def _single(row: DefenseSummary, samples: str) -> str:
 
 def evidence_rows(finding: Finding) -> dict[str, str]:
     """A finding's numbers as text, without the sentence that tells them."""
-    return {words(key): evidence(value) for key, value in finding.evidence.items() if key != "explanation"}
+    return {_told(key): evidence(value) for key, value in finding.evidence.items() if key != "explanation"}
+
+
+def _told(key: str) -> str:
+    """The key of a piece of evidence in words."""
+    told = words(key)
+    for short, whole in (("ci low", "95 % from"), ("ci high", "to"), ("dead share", "no gradient,")):
+        told = told.replace(short, whole)
+    return told
 
 
 def check_rows(trained: Sequence[DefenseResult]) -> list[CheckRow]:

@@ -26,17 +26,10 @@ class AlteredDrawingCard(Card):
     settings: JsonObject
 
 
-class AlteredDrawing(TextToImageTarget, Generic[Told]):
-    """A diffusion model with something altered. A subclass names its ``Settings``.
+class SameWeights(TextToImageTarget):
+    """A diffusion model with the weights and settings of another, ``model``."""
 
-    Args:
-        model: it shares its weights.
-        settings: as its card keeps them.
-    """
-
-    Settings: ClassVar[type[Params]]
-
-    def __init__(self, model: TextToImageTarget, settings: Told) -> None:
+    def __init__(self, model: TextToImageTarget) -> None:
         super().__init__(
             model.module,
             model.tokenizer,
@@ -47,7 +40,22 @@ class AlteredDrawing(TextToImageTarget, Generic[Told]):
             second=model.second,
             negative_prompt=model.negative_prompt,
         )
-        self.model, self.settings = model, settings
+        self.model = model
+
+
+class AlteredDrawing(SameWeights, Generic[Told]):
+    """A diffusion model with something altered. A subclass names its ``Settings``.
+
+    Args:
+        model: it shares its weights.
+        settings: as its card keeps them.
+    """
+
+    Settings: ClassVar[type[Params]]
+
+    def __init__(self, model: TextToImageTarget, settings: Told) -> None:
+        super().__init__(model)
+        self.settings = settings
 
     @override
     def drawing_by(self, scheduler: Any, *, guidance: float, steps: int) -> TextToImageTarget:

@@ -18,6 +18,7 @@ from typing_extensions import TypeVar, override
 
 from robustkd.contracts import GenerativeTarget, Params, Request, TargetError
 from robustkd.lazy import torch
+from robustkd.targets.altered_drawing import SameWeights
 from robustkd.targets.guarded import GuardedTarget, guards_of, unguarded
 from robustkd.targets.text_encoders import Conditioning
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -91,7 +92,7 @@ def drawing(target: GenerativeTarget) -> TextToImageTarget:
     return model
 
 
-class BehindDrawingGuards(TextToImageTarget):
+class BehindDrawingGuards(SameWeights):
     """A diffusion model as a search sees it that knows the guards around it; see the module. It shares the model's weights.
 
     Args:
@@ -103,18 +104,7 @@ class BehindDrawingGuards(TextToImageTarget):
     """
 
     def __init__(self, target: GenerativeTarget, weight: float) -> None:
-        model = drawing(target)
-        super().__init__(
-            model.module,
-            model.tokenizer,
-            model.special,
-            model.scheduler,
-            guidance=model.guidance,
-            steps=model.steps,
-            second=model.second,
-            negative_prompt=model.negative_prompt,
-        )
-        self.model = model
+        super().__init__(drawing(target))
         self.guards = [guard for guard in guards_of(target) if isinstance(guard, GuardedDrawing)]
         self.weight = weight
         self.away = ", ".join(text for text in (self.negative_prompt, *(guard.away for guard in reversed(self.guards))) if text)

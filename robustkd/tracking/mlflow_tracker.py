@@ -107,10 +107,6 @@ class MlflowTracker:
         """An attack's result, finished or failed; one that is pending is left out."""
         self._if_few_wait(lambda book: self._put_cell(book, cell, gallery))
 
-    def log_defense(self, result: DefenseResult, target_folder: Path | None = None) -> None:
-        """A defense's worst case and verdict, and its trained target as a model."""
-        self._if_few_wait(lambda book: self._put_defense(book, result, target_folder))
-
     def finish(
         self,
         results: Results,
@@ -193,7 +189,7 @@ class MlflowTracker:
         )
         book.put(RunKey(cell.defense, cell.attack, cell.seed), record, attach)
 
-    def _put_defense(self, book: RunStore, result: DefenseResult, folder: Path | None, standing: Standing = UNKNOWN) -> None:
+    def _put_defense(self, book: RunStore, result: DefenseResult, folder: Path | None, standing: Standing) -> None:
         if result.status == "pending" and result.robust_accuracy is None:
             return
         model: LogModel | None = None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import robustkd
 from robustkd import plugins
-from robustkd.attacks.image.engine.feature_losses import distance, high_frequencies, info_nce
+from robustkd.attacks.image.engine.feature_losses import distance, high_frequencies, info_nce, symmetric_info_nce
 from robustkd.contracts import Arrays, Batch, Patch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.plugin_kit import fixtures
@@ -39,6 +39,14 @@ def test_info_nce_is_the_formula() -> None:
     second = -math.log(math.exp(1.0 / 0.5) / (math.exp(0.8 / 0.5) + math.exp(1.0 / 0.5)))
     assert info_nce(q, k, 0.5).tolist() == pytest.approx([first, second], abs=1e-6)
     assert info_nce(torch.eye(7), torch.eye(7), 1e9).tolist() == pytest.approx([math.log(7)] * 7, abs=1e-5)
+
+
+def test_the_symmetric_form_is_the_mean_of_two_cross_entropies() -> None:
+    texts, images = torch.nn.functional.normalize(torch.randn(2, 5, 7, dtype=torch.float64), dim=2)
+    scores = np.array([[float(a @ b) / 0.2 for b in images] for a in texts])
+    by_row = -(np.diag(scores) - np.log(np.exp(scores).sum(1))).mean()
+    by_column = -(np.diag(scores) - np.log(np.exp(scores).sum(0))).mean()
+    assert float(symmetric_info_nce(texts, images, 0.2)) == pytest.approx((by_row + by_column) / 2)
 
 
 def test_distances_are_1_minus_cos_and_the_squared_length() -> None:

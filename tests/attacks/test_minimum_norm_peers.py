@@ -13,33 +13,25 @@ from torch import nn
 
 from robustkd.contracts import Batch, ThreatModel
 from robustkd.contracts.random import SampleRng
-from robustkd.data import load_splits
-from robustkd.data.splits import SplitParams
 from robustkd.plugins import load
 from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget
+from support.peers import trained_on_digits
 
 
 @pytest.fixture(scope="module")
 def digits():
     """A network in its training's rough shape, and 60 test images that it classifies rightly."""
-    data = load_splits("digits", {}, SplitParams(train=1200, test=100))
-    x, y = torch.from_numpy(data.train.unit()), torch.from_numpy(data.train.labels)
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)
-    )
-    optimiser = torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(8):
-        for part in torch.randperm(len(x)).split(64):
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(net(x[part]), y[part]).backward()
-            optimiser.step()
-    net.eval().requires_grad_(False)
-    x, y = torch.from_numpy(data.test.unit()), torch.from_numpy(data.test.labels)
-    right = net(x).argmax(1) == y
-    assert right.sum() > 60
-    return net, x[right][:60], y[right][:60]
+    layers = [
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(144, 10),
+    ]
+    return trained_on_digits(*layers, epochs=8)
 
 
 def foolbox(name, **params):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,9 +21,9 @@ from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.results.collect import collect
 from robustkd.campaigns.store import identity, samples
 from robustkd.campaigns.store.store import Store
-from robustkd.cli import main
 from robustkd.targets import load_target
 from robustkd.targets.code import _OWN, function_by_reference
+from support.command_line import CommandLine
 from support.toy_prompts import registered
 
 FORMER = Path(__file__).parent / "data" / "before-the-moves"
@@ -49,18 +48,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def robustkd(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[str, str]]:
+def robustkd(robustkd: CommandLine, folder: Path) -> Callable[..., tuple[str, str]]:
     """Call ``robustkd ARGS`` beside the campaign; it must succeed. Returns standard output and standard error."""
 
     def call(*arguments: str) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        assert not stop.value.code, captured.err
-        return captured.out, captured.err
+        said = robustkd(*arguments)
+        assert said.code == 0, said.err
+        return said.out, said.err
 
     return call
 

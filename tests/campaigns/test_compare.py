@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,7 +18,6 @@ from robustkd.campaigns.comparison.snapshot import Row, Snapshot, read
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.meta import AttackMeta
 from robustkd.campaigns.store.store import Store
-from robustkd.cli import main
 from robustkd.evaluation.judging import ImageOutcome
 from robustkd.scoring.intervals import wilson
 from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
@@ -99,21 +97,9 @@ def write(
     return folder
 
 
-@pytest.fixture
-def robustkd(capsys, monkeypatch, tmp_path):
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object):
-        monkeypatch.setattr(sys, "argv", ["robustkd", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code or 0, captured.out, captured.err
-
-    return call
 
 
 def test_each_number_is_compared_on_its_own_samples(robustkd, tmp_path):
@@ -142,6 +128,23 @@ def test_each_number_is_compared_on_its_own_samples(robustkd, tmp_path):
     assert (tmp_path / "moved.png").read_bytes().startswith(b"\x89PNG")
     out = robustkd("compare", "a", "b")[1]
     assert "robust: worse in the worst case over 2 seeds, each tested alone" in out
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_no_number_is_cut_off_on_a_terminal(robustkd, tmp_path, monkeypatch, seeds):
+    name = "adversarially-trained"
+    write(tmp_path / "a", {(name, seed): draw(seed, fgsm=0.8, pgd=0.6) for seed in seeds})
+    write(tmp_path / "b", {(name, seed): draw(10 + seed, fgsm=0.8, pgd=0.5) for seed in seeds})
+    monkeypatch.setenv("COLUMNS", "80")
+    out = robustkd("compare", "a", "b").out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    for item in json.loads(robustkd("compare", "a", "b", "--json").out)["movements"]:
+        for one in item["changes"]:
+            points = (100 * one[end] for end in ("difference", "ci_low", "ci_high"))
+            assert "{:+.1f} [{:+.1f}, {:+.1f}]".format(*points) in out
+            assert f"{one['a']:.1%}" in out
+    assert ("seed 0;" in out) is (len(seeds) == 1)
 
 
 def test_what_cannot_be_paired_is_said(robustkd, tmp_path):

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from robustkd.cli import main
 from robustkd.plugins import load
 from support.campaigns import PLAIN, tiny_campaign
 
@@ -25,7 +23,7 @@ RUN = ("--no-track", "--workers", "0", "--device", "cpu", "--quiet")
 
 
 @pytest.fixture
-def robustkd(capsys, monkeypatch, tmp_path):
+def robustkd(robustkd, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "code" / "models").mkdir(parents=True)
     (tmp_path / "code" / "tiny.yaml").write_text(TINY)
@@ -33,18 +31,7 @@ def robustkd(capsys, monkeypatch, tmp_path):
     git(tmp_path / "code", "init", "--quiet")
     git(tmp_path / "code", "add", ".")
     git(tmp_path / "code", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "x")
-
-    def call(*arguments: object):
-        monkeypatch.setattr(sys, "argv", ["robustkd", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code or 0, captured.out, captured.err
-
-    return call
+    return robustkd
 
 
 def git(folder: Path, *arguments: str) -> str:

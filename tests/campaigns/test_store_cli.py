@@ -1,7 +1,6 @@
 """``robustkd store`` as a user types it."""
 
 import json
-import sys
 
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
@@ -13,7 +12,6 @@ from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import PERTURBATIONS, Store
-from robustkd.cli import main
 from support.campaigns import tiny_campaign
 
 TEXT = tiny_campaign("stored", attacks={"fgsm": "{kind: fgsm}", "pgd": "{kind: pgd, steps: 2}"}, matrix="{seeds: [0, 1]}")
@@ -21,39 +19,23 @@ OTHER = TEXT.replace("name: stored", "name: other").replace("steps: 2", "steps: 
 
 
 @pytest.fixture
-def robustkd(capsys, monkeypatch, tmp_path):
-    """Call ``robustkd ARGS`` beside a finished campaign; returns (exit code, standard output, standard error)."""
+def robustkd(robustkd, capsys, monkeypatch, tmp_path):
+    """The command beside a finished campaign."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stored.yaml").write_text(TEXT)
     (tmp_path / "other.yaml").write_text(OTHER)
-    call.store = Store(tmp_path / "runs/stored")
-    call.plan = planning.build(spec.load("stored.yaml"))
-    run(call.plan, call.store.folder, InlineEngine(), device="cpu")
+    robustkd.store = Store(tmp_path / "runs/stored")
+    robustkd.plan = planning.build(spec.load("stored.yaml"))
+    run(robustkd.plan, robustkd.store.folder, InlineEngine(), device="cpu")
     capsys.readouterr()
-
-    def caller(*arguments):
-        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-        code = call(capsys)
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        return code, captured.out, captured.err
-
-    return caller
-
-
-def call(capsys):
-    try:
-        main()
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
+    return robustkd
 
 
 def test_list_tells_what_each_cell_is_and_who_needs_it(robustkd):
     code, out, _ = robustkd("store", "list", "stored.yaml", "--json")
     assert code == 0
     cells = json.loads(out)
-    assert {cell["id"] for cell in cells} == {cell.id for cell in call.plan.cells}
+    assert {cell["id"] for cell in cells} == {cell.id for cell in robustkd.plan.cells}
     assert all(cell["used_by"] == ["stored"] and cell["seconds"] > 0 and cell["bytes"] > 0 for cell in cells)
     assert sorted((cell["kind"], cell["attack"], cell["seed"]) for cell in cells)[:2] == [
         ("attack", "fgsm", 0),
@@ -69,9 +51,9 @@ def test_list_tells_what_each_cell_is_and_who_needs_it(robustkd):
 
 def test_verify_names_the_damage_and_remove_lets_it_be_done_again(robustkd):
     assert robustkd("store", "verify", "stored.yaml") == (0, "6 cells verified, 0 damaged\n", "")
-    first, second = call.plan.of("attack")[:2]
-    (call.store.path(first.id) / samples.SAMPLES).write_bytes(b"garbage")
-    (call.store.path(second.id) / PERTURBATIONS).unlink()
+    first, second = robustkd.plan.of("attack")[:2]
+    (robustkd.store.path(first.id) / samples.SAMPLES).write_bytes(b"garbage")
+    (robustkd.store.path(second.id) / PERTURBATIONS).unlink()
     code, out, _ = robustkd("store", "verify", "stored.yaml")
     assert code == 1
     assert f"{first.id}/{samples.SAMPLES} is damaged: its checksum differs" in out
@@ -83,23 +65,23 @@ def test_verify_names_the_damage_and_remove_lets_it_be_done_again(robustkd):
     assert code == 1
     assert set(json.loads(out)["damaged"]) == {first.id, second.id}
     assert robustkd("store", "verify", "stored.yaml") == (0, "4 cells verified, 0 damaged\n", "")
-    assert not run(call.plan, call.store.folder, InlineEngine(), device="cpu").incomplete
+    assert not run(robustkd.plan, robustkd.store.folder, InlineEngine(), device="cpu").incomplete
 
 
 def test_prune_removes_what_nobody_needs_and_only_when_told(robustkd):
-    everything = set(call.store.ids())
-    mine = {cell.id for cell in call.plan.of("attack") if cell.attack == "pgd"}
-    call.store.checkpoints("0" * 32)
+    everything = set(robustkd.store.ids())
+    mine = {cell.id for cell in robustkd.plan.of("attack") if cell.attack == "pgd"}
+    robustkd.store.checkpoints("0" * 32)
     code, out, _ = robustkd("store", "prune", "other.yaml", "--out", "runs/stored")
-    assert (code, set(call.store.ids())) == (0, everything)
+    assert (code, set(robustkd.store.ids())) == (0, everything)
     assert "would remove 2 cells" in out
     code, out, _ = robustkd("store", "prune", "other.yaml", "stored.yaml", "--out", "runs/stored", "--yes")
-    assert set(call.store.ids()) == everything
-    assert not call.store.with_checkpoints()
+    assert set(robustkd.store.ids()) == everything
+    assert not robustkd.store.with_checkpoints()
     code, out, _ = robustkd("store", "prune", "other.yaml", "--out", "runs/stored", "--yes", "--json")
     assert {cell["id"] for cell in json.loads(out)["cells"]} == mine
-    assert set(call.store.ids()) == everything - mine
-    with call.store.exclusive_lock():
+    assert set(robustkd.store.ids()) == everything - mine
+    with robustkd.store.exclusive_lock():
         code, _, err = robustkd("store", "prune", "other.yaml", "--out", "runs/stored", "--yes")
     assert code == 1
     assert "another run is using" in err
@@ -110,7 +92,7 @@ def test_pruned_perturbations_leave_every_number(robustkd):
     code, out, _ = robustkd("store", "prune", "stored.yaml", "--perturbations", "--yes")
     assert code == 0
     assert "removed the perturbations of 4 cells" in out
-    assert not list(call.store.folder.rglob(PERTURBATIONS))
+    assert not list(robustkd.store.folder.rglob(PERTURBATIONS))
     assert robustkd("store", "verify", "stored.yaml")[0] == 0
     assert robustkd("store", "export", "stored.yaml", "before.csv") == before
     assert robustkd("report", "stored.yaml")[0] == 0
@@ -127,7 +109,7 @@ def test_export_has_a_row_for_each_sample_attack_defense_and_seed(robustkd, endi
     assert {(row["defense"], row["attack"], row["seed"]) for row in rows} == {
         ("plain", a, s) for a in ("fgsm", "pgd") for s in (0, 1)
     }
-    results = json.loads((call.store.folder / "results.json").read_text())
+    results = json.loads((robustkd.store.folder / "results.json").read_text())
     for cell in results["cells"]:
         mine = [row for row in rows if row["cell_id"] == cell["cell_id"]]
         assert sum(row["correct"] and not row["success"] for row in mine) / len(mine) == pytest.approx(cell["robust_accuracy"])

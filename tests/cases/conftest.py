@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from robustkd.cli import main
+from support.command_line import CommandLine
 
 
 @pytest.fixture(name="robustkd")
-def command(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[..., tuple[int, str, str]]:
-    """``robustkd("run", "c.yaml")`` in the test's own folder: the exit code, and what was written; a traceback fails the test."""
+def command(robustkd: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CommandLine:
+    """The command in the test's own folder."""
     monkeypatch.chdir(tmp_path)
+    return robustkd
 
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return int(stop.value.code or 0), said.out, said.err
+
+@pytest.fixture
+def say(robustkd: CommandLine) -> Callable[..., tuple[int, str]]:
+    """The same: the exit code, and all that was said."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        said = robustkd(*arguments)
+        return said.code, said.out + said.err
 
     return call

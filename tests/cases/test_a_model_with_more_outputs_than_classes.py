@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 from sklearn.datasets import load_digits
 
 import robustkd
-from robustkd.cli import main
 from robustkd.reporting.formatting import class_name
 from support.nearest_mean import NEAREST_MEAN
 
@@ -39,20 +37,6 @@ def folder(tmp_path: Path) -> Path:
     text = CAMPAIGN.replace("FILE", str(tmp_path / "three.npz")).replace("FOLDER", str(tmp_path))
     (tmp_path / "subset.yaml").write_text(text)
     return tmp_path
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
-    """The command, run in this process: its exit code and what it said."""
-
-    def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["robustkd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        told = capsys.readouterr()
-        return int(left.value.code or 0), told.out + told.err
-
-    return run
 
 
 def test_a_class_without_a_name_is_called_by_its_number():

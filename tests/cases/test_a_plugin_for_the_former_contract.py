@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from robustkd import plugins
-from robustkd.cli import main
 
 FORMER = """
 from robustkd.attacks.image.ascent import fixed_budget
@@ -35,9 +32,9 @@ class Still(Attack):
 '''
 
 
-@pytest.fixture
-def robustkd(tmp_path, monkeypatch, capsys):
-    """The command line, with a package installed that is written for contract 1."""
+@pytest.fixture(autouse=True)
+def former(tmp_path, monkeypatch):
+    """A package is installed that is written for contract 1."""
     for name, text in (("former_old", FORMER), ("former_named", NAMED), ("former_renamed", RENAMED), ("former_still", STILL)):
         (tmp_path / f"{name}.py").write_text(text)
     info = tmp_path / "former-1.0.dist-info"
@@ -51,43 +48,35 @@ def robustkd(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(tmp_path))
     plugins.refresh()
 
-    def call(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        return stop.value.code or 0, captured.out + captured.err
-
-    yield call
+    yield
     plugins.refresh()
 
 
 @pytest.mark.parametrize(("name", "module"), [("old", "ascent"), ("named", "ball")])
-def test_the_error_names_the_module_s_new_place(robustkd, name, module):
-    code, said = robustkd("test-plugin", name, "--group", "attacks")
+def test_the_error_names_the_module_s_new_place(say, name, module):
+    code, said = say("test-plugin", name, "--group", "attacks")
     assert code == 2
     assert said.count("error:") == 1
     assert f"attack '{name}' of package former is written for a former contract" in said
     assert f"robustkd.attacks.image.{module}, which is robustkd.attacks.image.engine.{module} now" in said
 
 
-def test_the_error_names_what_a_class_is_called_now(robustkd):
-    code, said = robustkd("test-plugin", "renamed", "--group", "attacks")
+def test_the_error_names_what_a_class_is_called_now(say):
+    code, said = say("test-plugin", "renamed", "--group", "attacks")
     assert code == 2
     assert (
         "robustkd.attacks.image.engine.ascent.Climbers, which is robustkd.attacks.image.engine.ascent.AttackState now" in said
     )
 
 
-def test_a_plugin_that_can_be_imported_is_told_what_changed(robustkd):
-    code, said = robustkd("test-plugin", "still", "--group", "attacks", "--quiet")
+def test_a_plugin_that_can_be_imported_is_told_what_changed(say):
+    code, said = say("test-plugin", "still", "--group", "attacks", "--quiet")
     assert code == 1
     assert "former is written for contract 1, robustkd has contract 2: modules have moved and names have changed" in said
 
 
-def test_code_of_one_s_own_is_told_too(robustkd, tmp_path):
+def test_code_of_one_s_own_is_told_too(say, tmp_path):
     (tmp_path / "net.py").write_text("from robustkd.attacks.image.losses import cross_entropy\ndef build(): ...\n")
-    code, said = robustkd("attack", "pgd", "--model", f"{tmp_path / 'net.py'}:build", "--n", "4")
+    code, said = say("attack", "pgd", "--model", f"{tmp_path / 'net.py'}:build", "--n", "4")
     assert code == 2
     assert "robustkd.attacks.image.losses, which is robustkd.attacks.image.engine.losses now" in said

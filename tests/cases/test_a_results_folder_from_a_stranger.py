@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 
 from robustkd.campaigns.store.identity import digest
 from robustkd.campaigns.store.store import META
-from robustkd.cli import main
 from robustkd.targets.files import CARD
 from support.campaigns import tiny_campaign
 
@@ -32,36 +30,19 @@ OPTIONS = ("--no-track", "--workers", "0", "--device", "cpu", "--quiet")
 Command = Callable[..., tuple[int, str]]
 
 
-@pytest.fixture
-def robustkd(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["robustkd", *map(str, arguments)])
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
-
-    return call
-
-
-def run(robustkd: Command, text: str) -> tuple[int, str]:
+def run(say: Command, text: str) -> tuple[int, str]:
     Path("c.yaml").write_text(text)
-    return robustkd("run", "c.yaml", "--out", "out", *OPTIONS)
+    return say("run", "c.yaml", "--out", "out", *OPTIONS)
 
 
-def has_run(robustkd: Command) -> None:
+def has_run(say: Command) -> None:
     """The harmless campaign is finished in ``out``: run by the first test that asks for it, and copied by the others."""
     finished = Path.cwd().parent / "finished by the harmless campaign"
     if finished.exists():
         Path("c.yaml").write_text(HARMLESS)
         shutil.copytree(finished, "out")
     else:
-        assert run(robustkd, HARMLESS)[0] == 0
+        assert run(say, HARMLESS)[0] == 0
         shutil.copytree("out", finished)
 
 
@@ -104,47 +85,47 @@ def behind_a_transform(card: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("change", [alone, in_an_ensemble, behind_a_transform])
-def test_code_that_a_card_names_does_not_run(robustkd: Command, change: Any) -> None:
-    has_run(robustkd)
+def test_code_that_a_card_names_does_not_run(say: Command, change: Any) -> None:
+    has_run(say)
     rewritten(cell("train"), change)
     forget_attacks()
-    code, said = run(robustkd, HARMLESS)
+    code, said = run(say, HARMLESS)
     assert not Path("pwned").exists()
     assert code != 0
     assert "names code, os:system(command='touch pwned')" in said
     assert "Traceback" not in said
 
 
-def test_code_runs_that_the_campaign_names_and_only_with_its_arguments(robustkd: Command) -> None:
+def test_code_runs_that_the_campaign_names_and_only_with_its_arguments(say: Command) -> None:
     Path("net.py").write_text(NET)
-    assert run(robustkd, OWN_CODE)[0] == 0  # the attack's cell has read the target back
+    assert run(say, OWN_CODE)[0] == 0  # the attack's cell has read the target back
     forget_attacks()
     rewritten(cell("train"), lambda card: card | {"origin": card["origin"] | {"kwargs": {"width": 11}}})
-    code, said = run(robustkd, OWN_CODE)
+    code, said = run(say, OWN_CODE)
     assert code != 0
     assert "net.py:build(width=11)" in said
 
 
 @pytest.mark.parametrize("command", ["attack", "audit"])
-def test_code_of_a_saved_target_runs_where_the_command_line_names_it(robustkd: Command, command: str) -> None:
+def test_code_of_a_saved_target_runs_where_the_command_line_names_it(say: Command, command: str) -> None:
     Path("net.py").write_text(NET)
-    assert run(robustkd, OWN_CODE)[0] == 0
+    assert run(say, OWN_CODE)[0] == 0
     folder = cell("train")
     line = ("attack", "fgsm", "--model", folder) if command == "attack" else ("audit", folder, "--attack", "fgsm")
     line = (*line, "--n", 20, "--eps", "0.1")
-    code, said = robustkd(*line)
+    code, said = say(*line)
     reference = f"{Path('net.py').resolve()}:build"
     assert code == 1
     assert f"names code, {reference}()" in said
     assert f"--code {reference}" in said
-    assert robustkd(*line, "--code", reference)[0] in (0, 4)
+    assert say(*line, "--code", reference)[0] in (0, 4)
 
 
-def test_a_served_model_s_card_runs_nothing(robustkd: Command) -> None:
+def test_a_served_model_s_card_runs_nothing(say: Command) -> None:
     from robustkd.contracts import TargetError
     from robustkd.tracking.pyfunc import _load_pyfunc
 
-    has_run(robustkd)
+    has_run(say)
     rewritten(cell("train"), shell)
     with pytest.raises(TargetError, match="names code, os:system"):
         _load_pyfunc(str(cell("train")))
@@ -152,19 +133,19 @@ def test_a_served_model_s_card_runs_nothing(robustkd: Command) -> None:
 
 
 @pytest.mark.parametrize("card", ["[]", '"x"', "{}", '{"target": "classifier", "origin": 3}', "[" * 100_000])
-def test_a_card_that_is_none_is_one_sentence(robustkd: Command, card: str) -> None:
-    has_run(robustkd)
+def test_a_card_that_is_none_is_one_sentence(say: Command, card: str) -> None:
+    has_run(say)
     (cell("train") / CARD).write_text(card)
-    code, said = robustkd("attack", "fgsm", "--model", cell("train"))
+    code, said = say("attack", "fgsm", "--model", cell("train"))
     assert code == 1
     assert "holds no saved target" in said
     assert "Traceback" not in said
 
 
-def recorded(robustkd: Command, **changes: Any) -> Path:
+def recorded(say: Command, **changes: Any) -> Path:
     """A folder with the record of a run, with other words in it."""
     if not Path("out").exists():
-        has_run(robustkd)
+        has_run(say)
     foreign = Path("deep/er/foreign")
     foreign.mkdir(parents=True, exist_ok=True)
     record = json.loads(Path("out/record.json").read_text())
@@ -177,7 +158,7 @@ def files() -> set[Path]:
     return {path for path in Path().rglob("*") if path.is_file()}
 
 
-def test_a_record_s_files_are_copied_inside_the_folder_alone(robustkd: Command) -> None:
+def test_a_record_s_files_are_copied_inside_the_folder_alone(say: Command) -> None:
     place = Path("evil/a/b/c")
     place.mkdir(parents=True)
     for name in ("evil/a/pwn", "evil/a/b/c/inside"):
@@ -192,31 +173,31 @@ def test_a_record_s_files_are_copied_inside_the_folder_alone(robustkd: Command) 
         "c.yaml/../../../pwn": "",
         str(Path("c.yaml").absolute()): "",
     }
-    source = recorded(robustkd, folder=str(place.absolute()), files=stolen)
+    source = recorded(say, folder=str(place.absolute()), files=stolen)
     before = files()
-    code, said = robustkd("reproduce", source, "--out", "again")
+    code, said = say("reproduce", source, "--out", "again")
     assert code == 0, said
     assert "Traceback" not in said
     assert files() - before == {Path("again") / name for name in ("campaign.yaml", "inside", "recorded/record.json")}
 
 
-def test_nothing_is_written_through_a_link_in_the_folder(robustkd: Command) -> None:
+def test_nothing_is_written_through_a_link_in_the_folder(say: Command) -> None:
     place = Path("evil")
     place.joinpath("sub").mkdir(parents=True)
     place.joinpath("sub", "new").write_text("x")
-    source = recorded(robustkd, folder=str(place.absolute()), files={"sub/new": ""})
+    source = recorded(say, folder=str(place.absolute()), files={"sub/new": ""})
     Path("again").mkdir()
     Path("elsewhere").mkdir()
     Path("again/sub").symlink_to(Path("elsewhere").absolute())
-    assert robustkd("reproduce", source, "--out", "again")[0] == 0
+    assert say("reproduce", source, "--out", "again")[0] == 0
     assert not Path("elsewhere/new").exists()
 
 
 @pytest.mark.parametrize("name", ["../../../escaped", "/tmp/escaped-robustkd", "..", "", "x\n", 3, None])
-def test_a_record_of_a_campaign_with_no_name_is_refused(robustkd: Command, name: Any) -> None:
-    source = recorded(robustkd, campaign=name)
+def test_a_record_of_a_campaign_with_no_name_is_refused(say: Command, name: Any) -> None:
+    source = recorded(say, campaign=name)
     before = files()
-    code, said = robustkd("reproduce", source)
+    code, said = say("reproduce", source)
     assert code == 2
     assert "record.json is damaged: campaign: Value error, names have up to 64 letters" in said
     assert "Traceback" not in said
@@ -224,15 +205,15 @@ def test_a_record_of_a_campaign_with_no_name_is_refused(robustkd: Command, name:
 
 
 @pytest.mark.parametrize("changes", [{"text": 3}, {"files": ["x"]}, {"files": {"x": 3}}, {"folder": None}, {"data": []}])
-def test_a_record_of_other_types_is_refused(robustkd: Command, changes: dict[str, Any]) -> None:
-    code, said = robustkd("reproduce", recorded(robustkd, **changes), "--out", "again")
+def test_a_record_of_other_types_is_refused(say: Command, changes: dict[str, Any]) -> None:
+    code, said = say("reproduce", recorded(say, **changes), "--out", "again")
     assert code == 2
     assert next(iter(changes)) in said
     assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("text", [HARMLESS.replace("tiny\n", '"tiny\\n"\n', 1), HARMLESS.replace("plain:", '"plain\\n":')])
-def test_a_name_does_not_end_in_a_line_break(robustkd: Command, text: str) -> None:
-    code, said = run(robustkd, text)
+def test_a_name_does_not_end_in_a_line_break(say: Command, text: str) -> None:
+    code, said = run(say, text)
     assert code == 2
     assert "names have up to 64 letters" in said

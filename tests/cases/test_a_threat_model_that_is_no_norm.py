@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from torch import nn
 
 import robustkd
 from robustkd.campaigns.file import spec
-from robustkd.cli import main
 from robustkd.contracts import ColourBudget, FlowBudget, PerceptualBudget, SpatialBudget, UsageError
 from robustkd.plugin_kit import fixtures
 
@@ -32,24 +30,10 @@ attacks:
 """
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Call ``robustkd ARGS``; returns the exit code and both outputs."""
-
-    def call(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out + captured.err
-
-    return call
-
-
-def test_a_campaign_of_several_kinds_of_change(command, tmp_path: Path) -> None:
+def test_a_campaign_of_several_kinds_of_change(say, tmp_path: Path) -> None:
     (tmp_path / "changes.yaml").write_text(CAMPAIGN)
     out = tmp_path / "out"
-    code, told = command(
+    code, told = say(
         "run", str(tmp_path / "changes.yaml"), "--out", str(out), "--no-track", "--workers", "0", "--device", "cpu"
     )
     assert code == 0, told
@@ -85,31 +69,31 @@ def test_a_threat_block_that_says_two_things_or_none_is_refused(threat, told) ->
         spec.from_text(CAMPAIGN.replace("{rotation: 20, translation: 0.05, curve: [0.5]}", threat), "changes.yaml", Path())
 
 
-def test_a_pixel_attack_under_such_a_threat_is_left_out_and_a_reason_is_given(command, tmp_path: Path) -> None:
+def test_a_pixel_attack_under_such_a_threat_is_left_out_and_a_reason_is_given(say, tmp_path: Path) -> None:
     (tmp_path / "changes.yaml").write_text(CAMPAIGN.replace("pgd: {kind: pgd, threat: {eps: 0.1}}", "pgd: {kind: pgd}"))
-    code, told = command("plan", str(tmp_path / "changes.yaml"), "--out", str(tmp_path / "out"))
+    code, told = say("plan", str(tmp_path / "changes.yaml"), "--out", str(tmp_path / "out"))
     assert code == 0, told
     assert "attacks pixels, the threat model is about spatial" in " ".join(told.split())
 
 
-def test_the_command_attacks_under_it(command, tmp_path: Path) -> None:
+def test_the_command_attacks_under_it(say, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(
         "import torch\nfrom torch import nn\ndef build():\n    torch.manual_seed(0)\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
     )
     model = ("--model", f"{tmp_path / 'net.py'}:build", "--data", "digits", "--n", "20", "--device", "cpu")
-    code, told = command("attack", "rotate-grid", *model, "--threat", "{rotation: 30, translation: 3/32}")
+    code, told = say("attack", "rotate-grid", *model, "--threat", "{rotation: 30, translation: 3/32}")
     assert code == 0, told
     assert "under rotate-grid, rotation <= 30°, translation <= 9.375 %" in told
-    code, told = command("attack", "rotate-grid", *model, "--threat", "{rotation: 30}", "--out", str(tmp_path / "images/"))
+    code, told = say("attack", "rotate-grid", *model, "--threat", "{rotation: 30}", "--out", str(tmp_path / "images/"))
     assert code != 0
     assert "archive" in told
-    code, told = command("attack", "rotate-grid", *model, "--threat", "{rotation: 30}", "--out", str(tmp_path / "adv.npz"))
+    code, told = say("attack", "rotate-grid", *model, "--threat", "{rotation: 30}", "--out", str(tmp_path / "adv.npz"))
     assert code == 0, told
-    code, told = command("attack", "rotate-grid", *model, "--threat", "{rotation: 200}")
+    code, told = say("attack", "rotate-grid", *model, "--threat", "{rotation: 200}")
     assert code != 0
     assert "correct --threat and run again" in told
-    code, told = command("attack", "rotate-grid", *model, "--threat", "{rotation: 30}", "--eps", "0.1")
+    code, told = say("attack", "rotate-grid", *model, "--threat", "{rotation: 30}", "--eps", "0.1")
     assert code == 2
     assert "--eps with --threat" in told
 

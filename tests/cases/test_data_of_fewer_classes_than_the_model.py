@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,6 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import robustkd
-from robustkd.cli import main
 from robustkd.contracts import UsageError
 from robustkd.data.cifar import CIFAR10
 from robustkd.data.class_names import ClassNames
@@ -117,20 +115,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     return tmp_path
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
-    """The command, run in this process: its exit code and what it said."""
-
-    def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["robustkd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        told = capsys.readouterr()
-        return int(left.value.code or 0), told.out + told.err
-
-    return run
 
 
 NAMED = {

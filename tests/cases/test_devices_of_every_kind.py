@@ -5,14 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-import robustkd
+import robustkd as platform
 from robustkd.contracts import UsageError
 from robustkd.contracts.devices import device_named, devices, move
+from support.campaigns import tiny_campaign
+from support.command_line import CommandLine
 
 
 @pytest.mark.parametrize("name", ["nonsense", "gpu:0", "meta", "hpu"])
@@ -21,6 +24,45 @@ def test_a_device_that_is_not_there_is_told_with_those_that_are(name: str) -> No
         device_named(name)
     assert f"device '{name}' cannot be used here" in caught.value.message
     assert str(caught.value.fix).startswith(f"use one that is here: auto, {', '.join(devices())}")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:7", "cpu,gpu"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_on_a_device_that_is_not_there_ends_before_it_begins(
+    robustkd: CommandLine, tmp_path: Path, device: str, workers: int
+) -> None:
+    """And does not fail cell by cell, each with the same sentence."""
+    (tmp_path / "tiny.yaml").write_text(tiny_campaign())
+    said = robustkd("run", "tiny.yaml", "--workers", workers, "--device", device)
+    assert said.code == 2
+    assert f"device '{device.removeprefix('cpu,')}' cannot be used here" in said.words
+    assert f"use one that is here: auto, {', '.join(devices())}" in said.words
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_so_does_one_whose_profile_or_caller_names_it(robustkd: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(tiny_campaign())
+    (tmp_path / "profile.yaml").write_text("devices: [gpu]\nengine: {kind: inline}\n")
+    said = robustkd("run", "tiny.yaml", "--profile", "profile.yaml")
+    assert (said.code, "device 'gpu' cannot be used here" in said.words) == (2, True)
+    with pytest.raises(UsageError, match="device 'gpu' cannot be used here"):
+        platform.run("tiny.yaml", device="gpu")
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_what_is_finished_is_shown_whatever_the_profile_names(robustkd: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(tiny_campaign())
+    here = ("--workers", 0, "--no-track", "--quiet")
+    assert robustkd("run", "tiny.yaml", *here, "--device", "cpu").code == 0
+    elsewhere = robustkd("run", "tiny.yaml", *here, "--device", "gpu")
+    assert elsewhere.code == 0, elsewhere.words
+    assert robustkd("run", "tiny.yaml", *here, "--device", "gpu", "--redo", "fgsm").code == 2
+
+
+@pytest.mark.parametrize("command", [("attack", "fgsm", "--model"), ("audit",)])
+def test_one_model_on_a_device_that_is_not_there(robustkd: CommandLine, command: tuple[str, ...]) -> None:
+    said = robustkd(*command, "nowhere.py:build", "--data", "digits", "--device", "gpu")
+    assert (said.code, "device 'gpu' cannot be used here" in said.words) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +83,7 @@ def test_memory_that_runs_out_on_any_device_halves_the_batch(said: str) -> None:
     x, y = torch.rand(5, 1, 4, 4), torch.zeros(5, dtype=torch.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        report = robustkd.evaluate(Crowded(), x, y, attacks="fgsm", eps=0.01, level="none")
+        report = platform.evaluate(Crowded(), x, y, attacks="fgsm", eps=0.01, level="none")
     assert report.clean_accuracy == 1.0
 
 

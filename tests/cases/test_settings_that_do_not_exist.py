@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 import robustkd
-from robustkd.cli import main
 from robustkd.contracts import RobustkdError, UsageError
 
 NETS = """
@@ -34,20 +33,9 @@ def linear(channels):
 """
 
 
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[int, str]]:
-    """The command, run in this process in an empty folder: its exit code and what it said."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def networks(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NETS)
-
-    def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["robustkd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        told = capsys.readouterr()
-        return int(left.value.code or 0), told.out + told.err
-
-    return run
 
 
 @pytest.mark.parametrize(

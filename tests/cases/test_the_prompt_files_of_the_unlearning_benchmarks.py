@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +15,13 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from robustkd import plugins
-from robustkd.cli import main
 from robustkd.contracts import AttackError, DataError, FitContext, Judge, Modality, Prompts, RawData, Request, ThreatModel
 from robustkd.data.prompt_lengths import Measure
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.prompts import JudgedAttempts, evaluate_prompt_attack, prepare
 from robustkd.judges.labels import sized
 from robustkd.targets.text_to_image import TextToImageTarget
+from support.command_line import CommandLine
 from support.model_folders import PICTURES, clip, stable_diffusion
 
 Command = Callable[..., tuple[int, str]]
@@ -41,19 +40,15 @@ class Never(Judge):
 
 
 @pytest.fixture
-def robustkd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def robustkd(robustkd: CommandLine, tmp_path: Path) -> Command:
     """Call ``robustkd ARGS`` beside a Stable Diffusion and a CLIP of a few weights."""
-    monkeypatch.chdir(tmp_path)
     stable_diffusion(tmp_path / "model")
     DDIMScheduler(steps_offset=1, clip_sample=False).save_pretrained(tmp_path / "model" / "scheduler")
     clip(tmp_path / "clip")
 
     def call(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), " ".join((captured.out + captured.err).split())
+        said = robustkd(*arguments)
+        return said.code, said.words
 
     return call
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from itertools import pairwise
 
 import pytest
 from click.testing import CliRunner
@@ -42,6 +43,21 @@ def test_lines_fit_and_words_are_whole(words):
     assert max(map(len, wide.splitlines())) > 80
 
 
+def test_sentences_of_a_description_fill_their_lines():
+    """Where the source is wider than the terminal, no line ends in the midst of a sentence with room for the next word."""
+    lines = run("describe", "pgd").output.partition("\n  modality")[0].splitlines()
+    prose = [line for line in lines if line.startswith("  ") and not line.startswith("   ")]
+    begins = next(number for number, line in enumerate(prose) if "Good for everything" in line)
+    several = prose[begins : next(number for number, line in enumerate(prose) if "Source:" in line)]
+    assert all(len(line) + 1 + len(after.split()[0]) > 80 for line, after in pairwise(several))
+
+
+def test_what_a_command_does_is_told_to_the_end():
+    out = run("store", "--help").output.partition("Commands:")[2]
+    assert "..." not in out
+    assert "which of the campaigns still needs it." in " ".join(out.split())
+
+
 def test_the_leaderboard_has_every_number_and_attack(runs):
     out = run("leaderboard", str(runs)).output
     assert max(map(len, out.splitlines())) <= 80
@@ -49,7 +65,7 @@ def test_the_leaderboard_has_every_number_and_attack(runs):
     item = robustkd.load(runs / "narrow").defenses[0]
     assert f"{item.robust_accuracy:.1%} [{item.ci_low:.1%}, {item.ci_high:.1%}]" in out
     assert "four, projected-one, projected-two, three" in out
-    assert "does it hold? no: plain" in out  # that it does, or not, has no room in the table
+    assert "does it hold? No: plain (undefended)." in out  # that it does, or not, has no room in the table
     assert "no verdict" in out
 
 

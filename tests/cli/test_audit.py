@@ -1,11 +1,8 @@
 """``robustkd audit`` as a user types it, and cells that must never become a number."""
 
 import json
-import sys
 
 import pytest
-
-from robustkd.cli import main
 
 NET = """\
 import torch
@@ -56,26 +53,14 @@ class GreyLevels(Attack):
 """
 
 
-@pytest.fixture
-def robustkd(capsys, monkeypatch, tmp_path, installed):
-    """Call ``robustkd ARGS`` in a folder with the models above; returns (exit code, standard output, standard error)."""
+@pytest.fixture(autouse=True)
+def models(monkeypatch, tmp_path, installed):
+    """The working directory has the models above, and an attack that breaks its contract is installed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "broken_attack.py").write_text(BROKEN)
     installed("broken-attack", {"attacks": {"grey-levels": "broken_attack:GreyLevels"}})
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code or 0, captured.out, captured.err
-
-    return call
 
 
 ABOUT = ("--data", "digits", "--n", "80", "--eps", "0.1", "--device", "cpu")

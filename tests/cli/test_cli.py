@@ -8,31 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from robustkd.cli import COMMANDS, main
+from robustkd.cli import COMMANDS
 from support.campaigns import tiny_campaign
 
 TINY = tiny_campaign(train=200, test=40, checks=None)
 
 
 @pytest.fixture
-def robustkd(capsys, monkeypatch, tmp_path):
-    """Call ``robustkd ARGS`` in an empty folder; returns (exit code, standard output, standard error)."""
+def robustkd(robustkd, monkeypatch, tmp_path):
+    """The command in a folder with nothing but a campaign."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(TINY)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        return code or 0, captured.out, captured.err
-
-    call.folder = tmp_path
-    return call
+    robustkd.folder = tmp_path
+    return robustkd
 
 
 def test_help_is_quick_and_imports_nothing_heavy():

@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustkd import plugins
-from robustkd.contracts import DataError, FitContext, Prompts, Request, TargetError, ThreatModel
+from robustkd.contracts import DataError, FitContext, Request, TargetError, ThreatModel
 from robustkd.defenses.text.distillation.engine.divergences import DivergenceName, DivergenceParams
 from robustkd.defenses.text.distillation.engine.domains import domain_odds
 from robustkd.defenses.text.distillation.engine.relations import relation_loss, relations
@@ -23,7 +22,6 @@ from robustkd.defenses.text.distillation.engine.sources import (
     Pool,
     SourceParams,
     Verified,
-    acceptance,
     choose,
     kept,
     speculate,
@@ -37,6 +35,7 @@ from robustkd.defenses.training.sinkhorn import sinkhorn_distance
 from robustkd.targets import CausalLMTarget, load_target, save_target
 from robustkd.targets.encoder_decoder import EncoderDecoderTarget
 from robustkd.targets.residual_streams import blocks_of
+from support.refusal_rows import ANSWERED, REFUSED, ROWS, WORDS, refusal_rows
 from support.toy_language_model import toy_language_model
 
 P, Q = (0.6, 0.3, 0.1), (0.2, 0.2, 0.6)
@@ -129,28 +128,9 @@ def test_the_sets_of_tokens_are_each_a_plan_of_their_own() -> None:
     assert term(p, q).item() == pytest.approx(0.5 * float(sum(of_sets)) / 2)
 
 
-WORDS = (*"abcdefghijklmnop", "sorry", "no")
-ROWS = (  # role, prompt, response; "sorry no" is the refusal
-    ("forbidden", "a b c", "d e"),
-    ("forbidden", "a b f g", "h i j"),
-    ("forbidden", "a g", "k"),
-    ("task", "l m", "n"),
-    ("task", "l b", "p"),
-    ("knowledge", "a p", "e e"),
-)
-REFUSED, ANSWERED = (0, 1, 2), (3, 4)
-
-
-def _rows() -> Prompts:
-    role, prompt, response = zip(*ROWS, strict=True)
-    refusal = tuple("sorry no" if one == "forbidden" else "" for one in role)
-    columns = {"role": role, "prompt": prompt, "response": response, "refusal": refusal, "target": response}
-    return Prompts(columns, np.zeros(len(ROWS), dtype=np.int64))
-
-
 def _context(tmp_path: Path, **targets: CausalLMTarget) -> FitContext:
     cpu = torch.device("cpu")
-    return FitContext(_rows(), _rows(), (), 1, ThreatModel.by_prompt(5), 0, cpu, tmp_path, targets=targets)
+    return FitContext(refusal_rows(), refusal_rows(), (), 1, ThreatModel.by_prompt(5), 0, cpu, tmp_path, targets=targets)
 
 
 def _base(seed: int = 0) -> CausalLMTarget:
@@ -392,9 +372,7 @@ def test_what_is_verified_is_distributed_as_the_teachers_and_rejected_as_often_a
     expected = 10000 * p
     statistic = float(((torch.bincount(chosen, minlength=5) - expected).square() / expected).sum())
     assert statistic < 13.28  # 99 % of chi-square with 4 degrees of freedom
-    alpha = acceptance(p.log()[None], q.log()[None])
-    assert float(alpha) == pytest.approx(0.1 + 0.1 + 0.15 + 0.1 + 0.05)
-    assert float(rejected.float().mean()) == pytest.approx(1 - float(alpha), abs=0.015)
+    assert float(rejected.float().mean()) == pytest.approx(1 - (0.1 + 0.1 + 0.15 + 0.1 + 0.05), abs=0.015)
     same, wrong = speculate(p.log()[None], p.log()[None], 1.0, uniform[:, :1])
     assert not wrong.any()
     assert torch.equal(same, choose(p.log()[None], 1.0, uniform[0, :1]))

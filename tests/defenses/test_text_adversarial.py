@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from robustkd import plugins
-from robustkd.contracts import FitContext, Prompts, Request, ThreatModel
+from robustkd.contracts import FitContext, Request, ThreatModel
 from robustkd.defenses.text.adversarial import Requests
 from robustkd.defenses.text.c_advipo import CAdvIPO, CAdvIPOParams
 from robustkd.defenses.text.c_advul import CAdvUL, CAdvULParams
@@ -19,35 +19,17 @@ from robustkd.defenses.text.inner import EmbeddingAdversary, InnerParams
 from robustkd.defenses.text.lat import ResidualAdversary, ResidualInnerParams
 from robustkd.defenses.text.random_suffix import RandomSuffix
 from robustkd.targets import CausalLMTarget
+from support.refusal_rows import ANSWERED, REFUSED, ROWS, WORDS, refusal_rows
 from support.toy_language_model import toy_language_model
-
-WORDS = (*"abcdefghijklmnop", "sorry", "no")
-ROWS = (  # role, prompt, response; "sorry no" is the refusal
-    ("forbidden", "a b c", "d e"),
-    ("forbidden", "a b f g", "h i j"),
-    ("forbidden", "a g", "k"),
-    ("task", "l m", "n"),
-    ("task", "l b", "p"),
-    ("knowledge", "a p", "e e"),
-)
-REFUSED, ANSWERED = (0, 1, 2), (3, 4)
 
 
 def _model() -> CausalLMTarget:
     return toy_language_model(WORDS, num_hidden_layers=1, initializer_range=0.25)
 
 
-def _rows() -> Prompts:
-    role, prompt, response = zip(*ROWS, strict=True)
-    refusal = tuple("sorry no" if one == "forbidden" else "" for one in role)
-    begins = tuple(said.split()[0] for said in response)
-    columns = {"role": role, "prompt": prompt, "response": response, "refusal": refusal, "target": begins}
-    return Prompts(columns, np.zeros(len(ROWS), dtype=np.int64))
-
-
 def _context(tmp_path: Path, base: CausalLMTarget) -> FitContext:
     cpu = torch.device("cpu")
-    return FitContext(_rows(), _rows(), (), 1, ThreatModel.by_prompt(5), 0, cpu, tmp_path, targets={"base": base})
+    return FitContext(refusal_rows(), refusal_rows(), (), 1, ThreatModel.by_prompt(5), 0, cpu, tmp_path, targets={"base": base})
 
 
 def _requests(tmp_path: Path, base: CausalLMTarget) -> Requests:

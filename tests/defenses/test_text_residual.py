@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,17 +18,11 @@ from robustkd.defenses.text.residual.circuit_breakers import CircuitBreakers, Ci
 from robustkd.defenses.text.residual.refat import ReFAT, ReFATParams, WithoutRefusalDirection, refusal_directions
 from robustkd.targets import CausalLMTarget
 from robustkd.targets.residual_streams import streams
+from support.refusal_rows import ANSWERED, REFUSED, WORDS, refusal_rows
+from support.refusal_rows import ROWS as SIX
 from support.toy_language_model import toy_language_model
 
-WORDS = (*"abcdefghijklmnop", "sorry", "no")
-ROWS = (  # role, prompt, response; "sorry no" is the refusal
-    ("forbidden", "a b c", "d e"),
-    ("forbidden", "a b f g", "h i j"),
-    ("forbidden", "a g", "k"),
-    ("task", "l m", "n"),
-    ("task", "l b", "p"),
-)
-REFUSED, ANSWERED = (0, 1, 2), (3, 4)
+ROWS = SIX[:5]  # without that of knowledge
 
 
 def _model(seed: int = 0) -> CausalLMTarget:
@@ -37,11 +30,7 @@ def _model(seed: int = 0) -> CausalLMTarget:
 
 
 def _context(tmp_path: Path, base: CausalLMTarget) -> FitContext:
-    role, prompt, response = zip(*ROWS, strict=True)
-    refusal = tuple("sorry no" if one == "forbidden" else "" for one in role)
-    begins = tuple(said.split()[0] for said in response)
-    columns = {"role": role, "prompt": prompt, "response": response, "refusal": refusal, "target": begins}
-    rows = Prompts(columns, np.zeros(len(ROWS), dtype=np.int64))
+    rows = refusal_rows(ROWS)
     return FitContext(rows, rows, (), 1, ThreatModel.by_prompt(5), 0, torch.device("cpu"), tmp_path, targets={"base": base})
 
 

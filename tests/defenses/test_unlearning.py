@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from robustkd import plugins
 from robustkd.contracts import DataError, FitContext, Request, Target, ThreatModel, UsageError
@@ -18,7 +17,6 @@ from robustkd.data import SplitParams, Splits, load_splits
 from robustkd.defenses.diffusion.advunlearn import attacked_prefix, prefixed, random_prefix
 from robustkd.defenses.diffusion.erasing import ErasingParams, begin, partially_denoised, split
 from robustkd.defenses.diffusion.one_step.sfd import identity_loss
-from robustkd.defenses.diffusion.pretrain import contrast
 from robustkd.defenses.diffusion.rece import returning
 from robustkd.defenses.diffusion.salun import salient
 from robustkd.defenses.diffusion.stereo import composed_target, laid
@@ -85,14 +83,6 @@ def test_training_lowers_both_losses(fit: Callable[..., Any]) -> None:
     fit({"kind": "text-to-image-pretrain", "steps": 20, "batch_size": 16, "lr": 5e-3, "text": text, **SMALL}, log=log)
     for name in ("text_loss", "unet_loss"):
         assert np.mean(seen[name][-5:]) < 0.95 * seen[name][0], name
-
-
-def test_the_contrast_is_the_mean_of_two_cross_entropies() -> None:
-    texts, images = torch.randn(2, 5, 7, dtype=torch.float64)
-    scores = np.array([[float(F.cosine_similarity(a, b, dim=0)) / 0.2 for b in images] for a in texts])
-    by_row = -(np.diag(scores) - np.log(np.exp(scores).sum(1))).mean()
-    by_column = -(np.diag(scores) - np.log(np.exp(scores).sum(0))).mean()
-    assert float(contrast(texts, images, 0.2)) == pytest.approx((by_row + by_column) / 2)
 
 
 def test_a_training_that_is_interrupted_ends_with_the_same_bits(

@@ -14,7 +14,7 @@ import torch
 from robustkd import plugins
 from robustkd.analyses.judge_evasion import free_places
 from robustkd.contracts import DataError, FitContext, Judgements, Prompts, TargetError, ThreatModel, UsageError
-from robustkd.defenses.text.distillation.trans_encoder import _pairs, _view, info_nce
+from robustkd.defenses.text.distillation.trans_encoder import _pairs, _view
 from robustkd.lazy import F
 from robustkd.targets import load_target, save_target
 from robustkd.targets.sentence_pairs import SentencePairsTarget
@@ -45,12 +45,6 @@ def _trained(folder: Path, **params: Any) -> SentencePairsTarget:
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> SentencePairsTarget:
     return _trained(tmp_path_factory.mktemp("scorer"))
-
-
-def test_the_loss_of_the_start_by_hand() -> None:
-    one, other = torch.eye(2), torch.tensor([[1.0, 0.0], [0.6, 0.8]])
-    expected = (-math.log(math.e**2 / (math.e**2 + math.e**1.2)) - math.log(math.e**1.6 / (math.e**1.6 + 1))) / 2
-    assert info_nce(one, other, 0.5).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
@@ -161,7 +155,9 @@ def test_other_words_around_the_secret_evade_a_count_of_words() -> None:
     analysis: Any = plugins.make("analyses", {"kind": "judge-evasion", "scorers": ["words"], "exchanges": 4, "width": 8})
     table = analysis.with_targets({"words": counting}).run(None, _batch([True] * 6), ThreatModel.by_prompt(1), 0)
     assert table.rows == ["words"]
-    answered, at_random, searched, another = table.values[0]
+    answered, at_random, searched, another = table.values[0][::3]
+    assert table.columns[:3] == ["as answered", "as answered, at least", "as answered, at most"]
+    assert table.values[0][1:3] == pytest.approx([6 / (6 + 1.959964**2), 1.0])  # Wilson: n / (n + z^2), and 1
     assert answered == 1
     assert searched == 0
     assert searched <= at_random

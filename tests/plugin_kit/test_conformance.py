@@ -136,18 +136,8 @@ def test_names_and_settings_are_checked(broken, robustkd):
 
 ALL = [
     (group, name)
-    for group in (
-        "attacks",
-        "defenses",
-        "judges",
-        "checks",
-        "analyses",
-        "datasets",
-        "models",
-        "transforms",
-        "detectors",
-        "condensers",
-    )
+    for group in plugins.GROUPS
+    if group not in ("targets", "engines")
     for name in plugins.names(group)
     if plugins.family(group, name) is None
 ]

@@ -75,6 +75,19 @@ def test_no_number_is_cut_off_in_a_narrow_terminal(results, tmp_path, capsys, mo
     assert words.count("honest") == parts
 
 
+def test_no_remedy_is_cut_off_in_a_narrow_terminal(results, tmp_path, capsys, monkeypatch):
+    stands = standing(70, 0)
+    remedy = Remedy.of([({"kind": "distilled-surrogate"}, stands), ({"kind": "autoattack"}, stands)], {}, stands, 900, 300)
+    results = replace(results, defenses=[replace(results.defenses[0], remedy=remedy), *results.defenses[1:]])
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("robustkd.cli.table.console", lambda: Console(width=80, highlight=False))
+    print_results(results, [], tmp_path, tracked=False, shown="c")
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    assert "masked with remedy: distilled-surrogate 35.0%, autoattack 35.0%" in " ".join(out.split())
+
+
 def test_both_numbers_are_in_the_table(results, tmp_path, capsys):
     print_results(results, [], tmp_path, tracked=False, shown="c")
     out = capsys.readouterr().out

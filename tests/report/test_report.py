@@ -478,7 +478,7 @@ def test_a_plot_spans_its_area():
     drawn = plot("t", [Series("a", [0, 0.1, 0.2], [1.0, 0.5, 0.0], [0.9, 0.4, 0.0], [1.0, 0.6, 0.1]), Series("b", [], [])], "x")
     assert [line.path for line in drawn.lines] == ["M0 0L50 50L100 100"]
     assert drawn.lines[0].band.endswith("Z")
-    assert [tick.text for tick in drawn.y_ticks] == ["0", "25", "50", "75", "100"]
+    assert [tick.text for tick in drawn.y_ticks] == ["0\u202f%", "25\u202f%", "50\u202f%", "75\u202f%", "100\u202f%"]
     assert plot("t", [Series("b", [], [])], "x") is None
 
 

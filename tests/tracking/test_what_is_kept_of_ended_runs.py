@@ -66,11 +66,11 @@ def test_other_numbers_of_an_ended_run_are_added_to_what_it_has(folder):
 
 
 def test_an_epoch_of_a_training_whose_run_has_ended(folder):
+    outcome = results(cell(), defenses=(defended(),))
+    MlflowTracker(folder, campaign()).finish(outcome)
     tracker = MlflowTracker(folder, campaign())
-    tracker.log_defense(defended())
     tracker.log_progress("mtard", 0, 3, {"train_loss": 0.5})
-    tracker.log_defense(defended())
-    tracker.close(drop=False)
+    tracker.finish(outcome)
     assert tracker.problem is None
     worst = runs(folder)["mtard · worst case · seed 0"]
     points = client(folder).get_metric_history(worst.info.run_id, "train_loss")

@@ -21,16 +21,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.estimates import with_room
 from robustkd.attacks.image.engine.losses import LossName
-from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
+from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.threat import Norm
 from robustkd.lazy import torch
@@ -105,7 +103,7 @@ class BanditsParams(Params):
     loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
-class Bandits(Attack):
+class Bandits(ChosenLoss):
     """Bandits with priors of time and data: needs no gradient."""
 
     Params = BanditsParams
@@ -116,11 +114,6 @@ class Bandits(Attack):
         "2"  # 1 kept its first direction in l2, took steps a fourth or half as long, and cut queries back into the pixel range
     )
     source = "Ilyas et al. 2019, arXiv:1807.07978"
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes at most ``queries`` forward passes a sample."""

@@ -17,15 +17,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
 from robustkd.attacks.image.engine.estimates import FiniteDifferences, Remembered, gaussian
 from robustkd.attacks.image.engine.losses import LossName
-from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
+from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 
 if TYPE_CHECKING:
@@ -43,7 +41,7 @@ class NESParams(Params):
     loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
-class NES(Attack):
+class NES(ChosenLoss):
     """Natural evolution strategies: needs no gradient."""
 
     Params = NESParams
@@ -54,11 +52,6 @@ class NES(Attack):
     version = "3"  # 2 had no momentum, and cut queries back into the pixel range
     revisions = STEEPEST_REVISIONS
     source = "Ilyas et al. 2018, arXiv:1804.08598"
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes at most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""

@@ -16,16 +16,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from typing_extensions import override
 
 from robustkd.attacks.image.engine.adam import adam
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, Ball
 from robustkd.attacks.image.engine.estimates import FiniteDifferences, rademacher
 from robustkd.attacks.image.engine.losses import LossName
-from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
+from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 
@@ -57,7 +55,7 @@ class SPSAParams(Params):
     loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
-class SPSA(Attack):
+class SPSA(ChosenLoss):
     """Simultaneous perturbation stochastic approximation: needs no gradient."""
 
     Params = SPSAParams
@@ -68,11 +66,6 @@ class SPSA(Attack):
     version = "3"  # 2 cut queries back into the pixel range: pixels at their bounds were seen half
     revisions = PROJECTION_REVISIONS
     source = "Uesato et al. 2018, arXiv:1802.05666"
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes at most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""

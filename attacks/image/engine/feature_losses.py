@@ -30,8 +30,20 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float | Tensor) -> Tens
 
     Source: van den Oord et al.: Representation learning with contrastive predictive coding (2018), equation 4.
     """
-    similarities = queries @ keys.T / temperature
-    own = torch.arange(len(queries), device=queries.device)
+    return _own_among_all(queries @ keys.T / temperature)
+
+
+def symmetric_info_nce(one: Tensor, other: Tensor, temperature: float | Tensor) -> Tensor:
+    """The mean of ``info_nce`` over (B, D) unit vectors that belong together row by row, and over both directions: CLIP's loss.
+
+    Source: Radford et al.: Learning transferable visual models from natural language supervision (2021), figure 3.
+    """
+    similarities = one @ other.T / temperature
+    return (_own_among_all(similarities) + _own_among_all(similarities.T)).mean() / 2
+
+
+def _own_among_all(similarities: Tensor) -> Tensor:
+    own = torch.arange(len(similarities), device=similarities.device)
     return F.cross_entropy(similarities, own, reduction="none")
 
 

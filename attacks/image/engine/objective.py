@@ -5,16 +5,27 @@ from __future__ import annotations
 from types import FunctionType
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from robustkd.attacks.image.engine import loss_gradients, losses
 from robustkd.attacks.image.engine.losses import Loss, LossName, targeted, untargeted
 from robustkd.attacks.image.engine.oracle import Objective, ObjectiveWithGradient, OfRows
-from robustkd.contracts import Batch
+from robustkd.contracts import Attack, Batch
 from robustkd.contracts.attack import LossFamily
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FAMILY_OF: dict[str, LossFamily] = {"ce": "cross-entropy", "margin": "margin", "dlr": "margin"}
+_FAMILY_OF: dict[str, LossFamily] = {"ce": "cross-entropy", "margin": "margin", "dlr": "margin"}
+
+
+class ChosenLoss(Attack):
+    """An attack whose parameter ``loss`` chooses what it maximizes."""
+
+    @property
+    @override
+    def loss_family(self) -> LossFamily:
+        return _FAMILY_OF[self.params.loss]
 
 
 _GRADIENTS: dict[Loss, loss_gradients.ValueAndGradient] = {

@@ -14,15 +14,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
 from robustkd.attacks.image.engine.cycles import EarlyStopAtCycle, StopAtCycle
 from robustkd.attacks.image.engine.losses import LossName
-from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
+from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 
 if TYPE_CHECKING:
@@ -38,7 +36,7 @@ class BIMParams(Params):
     stop_at_cycle: StopAtCycle = False
 
 
-class BIM(Attack):
+class BIM(ChosenLoss):
     """Basic iterative method (iterative FGSM)."""
 
     Params = BIMParams
@@ -48,11 +46,6 @@ class BIM(Attack):
     version = "2"
     revisions = STEEPEST_REVISIONS
     source = "Kurakin et al. 2017, arXiv:1607.02533"
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes at most ``steps + 1`` forward and ``steps`` backward passes a sample."""

@@ -13,14 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
 from robustkd.attacks.image.engine.losses import LossName
-from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
+from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ class FGSMParams(Params):
     loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
-class FGSM(Attack):
+class FGSM(ChosenLoss):
     """Fast gradient method; in linf, fast gradient sign method."""
 
     Params = FGSMParams
@@ -44,11 +42,6 @@ class FGSM(Attack):
     version = "2"
     revisions = STEEPEST_REVISIONS
     source = "Goodfellow et al. 2015, arXiv:1412.6572"
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes two forward passes and one backward pass for each sample that is classified rightly."""

@@ -29,15 +29,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.losses import LossName, margin, untargeted
-from robustkd.attacks.image.engine.objective import FAMILY_OF
+from robustkd.attacks.image.engine.objective import ChosenLoss
 from robustkd.attacks.image.engine.oracle import Objective
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import WrappedTarget
 from robustkd.lazy import torch
@@ -132,7 +130,7 @@ class MORAParams(Params):
     )
 
 
-class MORA(Attack):
+class MORA(ChosenLoss):
     """Model-reweighing attack on an ensemble that averages probabilities."""
 
     Params = MORAParams
@@ -141,11 +139,6 @@ class MORA(Attack):
     needs = Attack.needs | {"members"}
     version = "3"  # 2 had one share of the members in all restarts
     source = "Yu, Gao & Xu 2022, arXiv:2211.08008"
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes at most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample, each through all members."""

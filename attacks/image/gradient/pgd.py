@@ -17,15 +17,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, Update, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
 from robustkd.attacks.image.engine.cycles import EarlyStopAtCycle, StopAtCycle
 from robustkd.attacks.image.engine.losses import LossName
-from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
+from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ class PGDParams(Params):
     stop_at_cycle: StopAtCycle = False
 
 
-class PGD(Attack):
+class PGD(ChosenLoss):
     """Projected gradient descent."""
 
     Params = PGDParams
@@ -54,11 +52,6 @@ class PGD(Attack):
     version = "2"
     revisions = STEEPEST_REVISIONS
     source = "Madry et al. 2018, arXiv:1706.06083"
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return FAMILY_OF[self.params.loss]
 
     def update(self) -> Update:
         """The rule by which a step moves the images."""

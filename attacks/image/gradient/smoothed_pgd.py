@@ -16,16 +16,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, Ball
 from robustkd.attacks.image.engine.losses import LossName
-from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
+from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
 from robustkd.attacks.image.gradient.apgd import AdaptiveStep, SparseStep
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 
@@ -61,7 +59,7 @@ class SmoothedPGDParams(Params):
     loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
-class SmoothedPGD(Attack):
+class SmoothedPGD(ChosenLoss):
     """PGD with APGD's step sizes, on gradients that are averaged over a neighbourhood."""
 
     Params = SmoothedPGDParams
@@ -70,11 +68,6 @@ class SmoothedPGD(Attack):
     regions = ("given",)
     goals = ("untargeted", "targeted")
     source = "Wu, Zhu & Tai 2018, arXiv:1802.09707"
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes at most ``restarts * (steps * (neighbours + 1) + 1)`` forward and ``restarts * steps * neighbours`` backward passes."""

@@ -20,15 +20,13 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
-from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.fitting import capped, epochs, training_batch
-from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
+from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
-from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Params, Target, ThreatModel, UsageError
-from robustkd.contracts.attack import LossFamily
+from robustkd.contracts import Arrays, AttackResult, Batch, Params, Target, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 
@@ -47,7 +45,7 @@ class UniversalParams(Params):
     ceiling: float | None = Field(9.0, gt=0, description="the loss of a sample counts up to here; null for no ceiling")
 
 
-class Universal(Attack):
+class Universal(ChosenLoss):
     """One perturbation for all images, found on training images.
 
     The counts are those of using it: one forward pass a sample (and one for the clean image). Fitting takes ``epochs`` forward and
@@ -63,11 +61,6 @@ class Universal(Attack):
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
         self.perturbation: Tensor | None = None
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return FAMILY_OF[self.params.loss]
 
     def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Self:
         """A copy of this attack that holds the perturbation, (C, H, W), found on ``data``."""

@@ -20,14 +20,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from typing_extensions import override
 
 from robustkd.attacks.image.engine.losses import LossName
 from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, MinNormState, Nearest, cosine, minimum_norm
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
-from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
+from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import Bounds
 from robustkd.lazy import torch
@@ -49,7 +47,7 @@ class DDNParams(Params):
     loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
-class DDN(Attack):
+class DDN(ChosenLoss):
     """Decoupled direction and norm, a minimum-norm attack in L2."""
 
     Params = DDNParams
@@ -58,11 +56,6 @@ class DDN(Attack):
     goals = ("untargeted", "targeted")
     version = "3"
     source = "Rony et al. 2019, arXiv:1811.09600"
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes ``steps + 1`` forward and ``steps`` backward passes a sample, and those of ``refine``."""

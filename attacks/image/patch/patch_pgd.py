@@ -22,16 +22,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
-from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, maximize
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
 from robustkd.attacks.image.engine.losses import LossName
-from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
+from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.attacks.image.patch.placement import PatchAttack, ball_at, promising_places, random_places, sides_of
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 
@@ -49,7 +47,7 @@ class PatchPGDParams(Params):
     loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
-class PatchPGD(PatchAttack):
+class PatchPGD(ChosenLoss, PatchAttack):
     """PGD on the pixels of a patch, at the places that the gradient promises most of."""
 
     Params = PatchPGDParams
@@ -57,11 +55,6 @@ class PatchPGD(PatchAttack):
     goals = ("untargeted", "targeted")
     source = "Rao et al. 2020, arXiv:2005.02313; Wu et al. 2020, arXiv:1909.09552"
     revisions = STEEPEST_REVISIONS
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes at most ``places * (steps + 1)`` forward and ``places * steps`` backward passes a sample, and one of each to choose."""

@@ -16,16 +16,14 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
-from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.fitting import capped, epochs, training_batch
-from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
+from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
 from robustkd.attacks.image.patch.placement import PatchAttack, pasted, random_content, random_places, sides_of
 from robustkd.contracts import Arrays, AttackResult, Batch, Params, Target, ThreatModel, UsageError
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.region import Patch
 from robustkd.lazy import torch
@@ -46,7 +44,7 @@ class UniversalPatchParams(Params):
     places: int = Field(5, ge=1, description="random places that are tried on each sample, where the place is the attacker's")
 
 
-class UniversalPatch(PatchAttack):
+class UniversalPatch(ChosenLoss, PatchAttack):
     """One patch for all images, found on training images.
 
     The counts are those of using it: one forward pass a place (and one for the clean image). Fitting takes ``epochs`` forward and
@@ -60,11 +58,6 @@ class UniversalPatch(PatchAttack):
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
         self.content: Tensor | None = None
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return FAMILY_OF[self.params.loss]
 
     def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Self:
         """A copy of this attack that holds the patch, (C, h, w), found on ``data``."""

@@ -17,14 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import AttackState, GradientStep, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.losses import LossName
-from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
+from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.scoring.distances import distance, per_sample
 
@@ -39,18 +37,13 @@ class PGD0Params(Params):
     loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
 
 
-class PGD0(Attack):
+class PGD0(ChosenLoss):
     """Projected gradient descent in l0."""
 
     Params = PGD0Params
     norms = ("l0",)
     goals = ("untargeted", "targeted")
     source = "Croce & Hein 2019, arXiv:1909.05040"
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes at most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample."""

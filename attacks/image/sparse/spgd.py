@@ -24,14 +24,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.losses import LossName
-from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
+from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
@@ -58,7 +56,7 @@ class SPGDParams(Params):
     stop_when_broken: bool = Field(True, description="stop at a sample's first adversarial point")
 
 
-class SPGD(Attack):
+class SPGD(ChosenLoss):
     """Sparse projected gradient descent."""
 
     Params = SPGDParams
@@ -66,11 +64,6 @@ class SPGD(Attack):
     goals = ("untargeted", "targeted")
     version = "2"  # 1 drew the mask again a pass earlier, before the third step in its pixels had been looked at
     source = "Zhong et al. 2024, arXiv:2405.05075"
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return FAMILY_OF[self.params.loss]
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes at most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes a sample."""

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import (
     AttackState,
@@ -31,9 +30,8 @@ from robustkd.attacks.image.engine.ascent import (
 )
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
 from robustkd.attacks.image.engine.losses import LossName
-from robustkd.attacks.image.engine.objective import FAMILY_OF, for_batch
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
+from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
+from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.scoring.distances import distance, per_sample
@@ -68,7 +66,7 @@ class MomentumParams(Params):
     random_start: bool = Field(False, description="start at a random point of the ball, else at the clean image")
 
 
-class MIFGSM(Attack):
+class MIFGSM(ChosenLoss):
     """Momentum iterative FGSM; a subclass gives it another gradient estimator or update."""
 
     Params = MomentumParams
@@ -78,11 +76,6 @@ class MIFGSM(Attack):
     version = "2"
     revisions = STEEPEST_REVISIONS
     source = "Dong et al. 2018, arXiv:1710.06081"
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return FAMILY_OF[self.params.loss]
 
     @property
     def size(self) -> StepSize:

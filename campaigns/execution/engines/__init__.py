@@ -77,6 +77,11 @@ class Engine(ABC):
         """
 
     @property
+    def on_this_machine(self) -> bool:
+        """Whether cells run here alone, so that a device which is not here is of no use."""
+        return False
+
+    @property
     def asks_for(self) -> str | None:
         """What it asks a batch system for, in words; None where it asks none."""
         return None

@@ -71,6 +71,11 @@ class DaskEngine(Engine):
     Params = DaskParams
 
     @property
+    def on_this_machine(self) -> bool:
+        """Without an address and a batch system."""
+        return not (self.params.address or self.params.cluster)
+
+    @property
     def asks_for(self) -> str | None:
         """What each job of the batch system asks for."""
         return self.params.cluster.sentence if self.params.cluster else None

@@ -40,6 +40,11 @@ class LocalEngine(Engine):
 
     Params = LocalParams
 
+    @property
+    @override
+    def on_this_machine(self) -> bool:
+        return True
+
     @override
     def run(self, job: Job, schedule: Schedule, listener: Listener) -> None:
         pool = _WorkerPool(job, self.params.workers, self.params.child_gb)

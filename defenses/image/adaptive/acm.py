@@ -13,10 +13,10 @@ Good to ask whether an attacker can make a network expensive that decides token 
 and ``sub-network`` with ``learners-k``, which gives every token the same.
 
 Source: Wojcik et al.: Adaptive computation modules: granular conditional computation for efficient inference (AAAI 2025),
-arXiv:2312.10193; of the authors' code were read methods/acm/gating_networks_train.py and end_to_end.py and architectures/acm.py, step 1
-as described in another reading of it. From the authors: the three steps and their losses. From us: their label of a gate is one higher,
-and N where the first ratio is already small enough, which seems unintended; only perceptrons are replaced; the weights of step 3 and the
-sizes.
+arXiv:2312.10193; of the authors' code were read methods/acm/gating_networks_train.py and end_to_end.py and architectures/acm.py, but not
+the file of step 1, which follows notes about it. From the authors: the three steps and their losses. From us: their label of a gate is
+one higher, and N where the first ratio is already small enough, which seems unintended; only perceptrons are replaced; the weights of
+step 3 and the sizes.
 """
 
 from __future__ import annotations

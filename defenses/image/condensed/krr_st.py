@@ -12,8 +12,8 @@ starts afresh after ``online_steps`` of them, so that the set is good for networ
 Good to ask whether features from so few images are sturdier, or weaker, than those from all. Control: ``learnt: false``, the same number
 of real images with the features that t gives them.
 
-Source: Lee et al.: Self-supervised dataset distillation for transfer learning (ICLR 2024), arXiv:2310.06511; settings as in the authors'
-code (model_pool.py, train.py), as described in another reading of it. From the authors: the losses, the pool, lambda. From us: the
+Source: Lee et al.: Self-supervised dataset distillation for transfer learning (ICLR 2024), arXiv:2310.06511; settings from notes
+about the authors' code (model_pool.py, train.py), which was not read itself. From the authors: the losses, the pool, lambda. From us: the
 networks of the pool are of staggered ages in place of random ones, a step of the set is taken on a minibatch of the training loop, and
 the sizes.
 """

@@ -14,17 +14,14 @@ losses and weights as in the authors' code, whose RMSProp and learning-rate deca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
-from typing_extensions import override
 
-from robustkd.contracts import Capabilities, Defense, FitContext, Target, TargetRef
-from robustkd.defenses.training import Minibatch, Recipe, TrainParams, train
-from robustkd.defenses.training.networks import seeded_init
+from robustkd.contracts import FitContext, Target
+from robustkd.defenses.image.inputs.in_front import TrainedInFront, TrainedInFrontParams
+from robustkd.defenses.training import Minibatch, Recipe
 from robustkd.lazy import F, torch
-from robustkd.targets import ImageTarget, PipelineTarget, TransformSpec, frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,30 +58,22 @@ class LQVAERecipe(Recipe):
         return loss, {"divergence": kl, "error_soft": soft, "error_hard": hard, "penalty": penalty}
 
 
-class LQVAEParams(TrainParams):
-    base: TargetRef = Field(description="the defense whose model is put behind the filter")
+class LQVAEParams(TrainedInFrontParams):
     bits: int = Field(64, ge=1, description="bits that are left of an image")
     width: int = Field(64, ge=1, description="channels of the filter's first layer")
     threshold: float = Field(0.1, gt=0, description="tau: a bit is 1 where the latent lies within tau of 0")
     epochs: int = Field(13, ge=1, description="passes over the training data")
-    batch_size: int = Field(64, ge=1, description="samples in each step")
-    optimiser: Literal["sgd", "adam", "adamw"] = Field("adam", description="the update rule")
     lr: float | None = Field(3e-4, gt=0, description="learning rate at the start")
-    weight_decay: float = Field(0.0, ge=0, description="L2 penalty (decoupled for adamw)")
     schedule: Literal["constant", "cosine", "steps"] = Field(
         "constant", description="how the learning rate falls over the epochs"
     )
 
 
-class LQVAE(Defense):
+class LQVAE(TrainedInFront):
     """A model of the campaign behind a filter of a few bits."""
 
     Params = LQVAEParams
     source = "Kyatham et al. 2019, arXiv:1903.09940"
-
-    @override
-    def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
-        return others[self.params.base] - {"members"}
 
     def fit(self, context: FitContext) -> Target:
         """Train the filter; of its epochs the one is kept after which the model classifies the drawn validation images best.
@@ -93,10 +82,5 @@ class LQVAE(Defense):
             UsageError: the base is no classifier of images.
         """
         p = self.params
-        base = context.target(p.base, ImageTarget)
         stage = {"kind": "lq-vae", "bits": p.bits, "width": p.width, "threshold": p.threshold}
-        with seeded_init(context, "filter"):
-            target = PipelineTarget(base, [TransformSpec.model_validate(stage)])
-        with frozen(base.module):
-            train(context, target, LQVAERecipe(), p)
-        return target
+        return self.fit_stage(context, stage, LQVAERecipe(), name="filter")

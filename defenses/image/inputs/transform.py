@@ -11,12 +11,10 @@ Carlini, Wagner: Obfuscated gradients give a false sense of security (ICML 2018)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pydantic import Field, field_validator
-from typing_extensions import override
 
-from robustkd.contracts import Capabilities, Defense, FitContext, Params, Target, TargetRef
+from robustkd.contracts import FitContext, Params, Target, TargetRef
+from robustkd.defenses.image.inputs.in_front import InFront
 from robustkd.targets import ImageTarget, PipelineTarget, TransformSpec
 
 
@@ -35,16 +33,12 @@ class InputTransformParams(Params):
         return transforms
 
 
-class InputTransform(Defense):
+class InputTransform(InFront):
     """A model of the campaign behind input transforms."""
 
     Params = InputTransformParams
     uses_data = False
     source = "Guo et al. 2018, arXiv:1711.00117"
-
-    @override
-    def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:
-        return others[self.params.base] - {"members"}
 
     def fit(self, context: FitContext) -> Target:
         """Put it together.

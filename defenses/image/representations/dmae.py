@@ -8,9 +8,9 @@ g is a linear layer that is not deployed; the teacher is run to block j only.
 Good to ask whether features carry a teacher's robustness, or its lack, to a student that sees no output of it. Controls: ``mae``, which is
 this with ``weight: 0``, and ``kd`` from the same teacher.
 
-Source: Bai et al.: Masked autoencoders enable efficient knowledge distillers (CVPR 2023), arXiv:2208.12256, and the authors' code
-(models_mae_distill.py), as described in another reading of it: masks of 75 %, one level at three quarters of the depth, normalised pixels.
-The mean in place of a sum, a decoder of one block and the sizes are ours. The teacher there is a masked autoencoder; here it is any
+Source: Bai et al.: Masked autoencoders enable efficient knowledge distillers (CVPR 2023), arXiv:2208.12256, and notes about
+the authors' code (models_mae_distill.py), which was not read itself: masks of 75 %, one level at three quarters of the depth, normalised
+pixels. The mean in place of a sum, a decoder of one block and the sizes are ours. The teacher there is a masked autoencoder; here it is any
 ``tiny-vit`` of the same patches.
 """
 

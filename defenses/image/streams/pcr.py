@@ -9,7 +9,7 @@ class that only old images have is not pushed away by images of new classes unle
 Good with few remembered images. Control: ``wa`` with ``distil: false, align: false`` (replay), whose loss is over all classes so far.
 
 Source: Lin et al.: PCR: proxy-based contrastive replay for online class-incremental continual learning (CVPR 2023), arXiv:2304.04408, and
-the authors' code (FelixHuiweiLin/PCR), as described in another reading of it: tau = 0.09. The released code gathers a column for each
+notes about the authors' code (FelixHuiweiLin/PCR), which was not read itself: tau = 0.09. The released code gathers a column for each
 image, so that a class that is there twice counts twice; this does not. A reduced form: tasks of several epochs, with a herded memory in
 the shuffled minibatches, for one pass over a stream with a reservoir (``epochs: 1, remember: reservoir``). ``hpcr`` has HPCR's further
 terms. ``inner`` is ours.

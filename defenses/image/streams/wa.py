@@ -10,8 +10,8 @@ over the images of task t and the remembered ones (``stream``). With ``inner``, 
 Good against the pull of new classes, which are many while the remembered images are few. Controls: ``distil: false, align: false`` is
 replay, ``memory: 0`` with these is fine-tuning.
 
-Source: Zhao et al.: Maintaining discrimination and fairness in class incremental learning (CVPR 2020), arXiv:1911.07053, and PyCIL's code
-(models/wa.py), as described in another reading of it: the divergence as a soft cross entropy without T^2, T = 2, the memory in total, by
+Source: Zhao et al.: Maintaining discrimination and fairness in class incremental learning (CVPR 2020), arXiv:1911.07053, and notes about
+PyCIL's code (models/wa.py), which was not read itself: the divergence as a soft cross entropy without T^2, T = 2, the memory in total, by
 herding. The paper also keeps the last layer's weights positive, PyCIL and this do not. ``inner`` is ours.
 """
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -43,7 +43,6 @@ from robustkd.defenses.training.divergence import kl
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.lazy import F, torch
 from robustkd.targets import frozen
-from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import Tokens
 from robustkd.targets.compressing import CompressingTarget
 
@@ -101,14 +100,12 @@ class MEND(Defense):
         with frozen(model.module):
             target.compressor.module.requires_grad_(True)
             target.module.get_parameter("queries").requires_grad_(True)
-            # It has what a training asks of a model: ``module`` and ``to``.
-            trained = cast("CausalLMTarget", target)
-            train_text(context, trained, loss, p, name="compress", measure=cast("Any", _measure(context, p)))
+            train_text(context, target, loss, p, name="compress", measure=_measure(context, p))
         return target
 
 
 class MENDLoss:
-    """What the compressor minimises, a ``TextLoss``.
+    """What the compressor minimises.
 
     Args:
         demonstrations: what is drawn from.
@@ -118,8 +115,8 @@ class MENDLoss:
     def __init__(self, demonstrations: Demonstrations, params: MENDParams) -> None:
         self._demonstrations, self._params = demonstrations, params
 
-    def __call__(self, target: Any, generator: torch.Generator) -> Tensor:
-        """The loss of a step, of a ``CompressingTarget``."""
+    def __call__(self, target: CompressingTarget, generator: torch.Generator) -> Tensor:
+        """The loss of a step."""
         p = self._params
         target.model.module.eval()  # its training mode would be the compressor's
         read = laid(target, self._demonstrations.draw(p.batch_size, generator))

@@ -31,6 +31,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from typing_extensions import override
 
+from robustkd.attacks.image.engine.feature_losses import info_nce
 from robustkd.contracts import Capabilities, DataError, Defense, FitContext, Modality, Prompts
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.seeding import derived_seed
@@ -122,7 +123,7 @@ class TransEncoder(Defense):
             chosen = [texts[place] for place in torch.randint(len(texts), (p.batch_size,), generator=generator).tolist()]
             chosen = list(dict.fromkeys(chosen))  # a text twice would be told from itself
             one, other = (module.bi(module.bi.tokens([_view(t, p.left_out, generator) for t in chosen])) for _ in range(2))
-            return info_nce(one, other, p.temperature)
+            return info_nce(one, other, p.temperature).mean()
 
         if p.steps:
             train_steps(context, "start", bi, at_the_start, p)
@@ -151,11 +152,6 @@ class TransEncoder(Defense):
                 labels = module.cross.pair_logits(first, second).sigmoid()
             module.hand_over("bi")
             train_steps(context, f"bi-{cycle}", bi, taught(for_bi, labels), brief)
-
-
-def info_nce(one: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """The mean over (N, D) unit vectors of -log softmax over j of  one_i . other_j / temperature  at j = i."""
-    return F.cross_entropy(one @ other.T / temperature, torch.arange(len(one), device=one.device))
 
 
 def _texts(rows: Prompts, columns: Sequence[str]) -> list[str]:

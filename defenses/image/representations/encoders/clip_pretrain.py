@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.feature_losses import info_nce
+from robustkd.attacks.image.engine.feature_losses import symmetric_info_nce
 from robustkd.contracts import FitContext, Target
 from robustkd.data.captions import caption, concept_of, phrases, tones_of
 from robustkd.defenses.image.representations.encoders.class_texts import Templates, class_texts, class_vectors
@@ -80,8 +80,7 @@ class ContrastiveRecipe(Recipe[ClassifierTarget]):
         images = F.normalize(towers.image(batch.x).flatten(1).float(), dim=1)
         texts = towers.text(towers.text.tokens(self.captions(batch))).float()
         temperature = 1 / towers.scale(_LARGEST_SCALE)
-        loss = (info_nce(images, texts, temperature) + info_nce(texts, images, temperature)).mean() / 2
-        return loss, {"temperature": temperature}
+        return symmetric_info_nce(images, texts, temperature), {"temperature": temperature}
 
 
 class ClipPretrain(HeldOutDefense):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.feature_losses import info_nce, squared_distance
+from robustkd.attacks.image.engine.feature_losses import squared_distance, symmetric_info_nce
 from robustkd.contracts import FitContext, Target
 from robustkd.defenses.image.representations.encoders.class_texts import text_pool
 from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, without_classes
@@ -73,7 +73,7 @@ class VLMOODRecipe(DistillationRecipe):
         terms = {
             "loss_cls": F.cross_entropy(s @ self.vectors.T / p.tau, batch.y),
             "loss_mse": features_where_right(s, t, self.vectors, batch.y),
-            "loss_cst": (info_nce(s, t, p.tau) + info_nce(t, s, p.tau)).mean() / 2,
+            "loss_cst": symmetric_info_nce(s, t, p.tau),
             "loss_vl": nearest_texts(s, t, self.texts, p.nearest, p.tau),
         }
         weights = (p.w_cls, p.w_mse, p.w_cst, p.w_vl)

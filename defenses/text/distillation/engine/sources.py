@@ -218,11 +218,6 @@ def speculate(teacher: Tensor, student: Tensor, temperature: float, uniform: Ten
     return torch.where(rejected, instead, proposed), rejected
 
 
-def acceptance(teacher: Tensor, student: Tensor) -> Tensor:
-    """(B,) how probable it is that a proposal is kept, of (B, V) logits: sum_v min(p_v, q_v)."""
-    return torch.minimum(teacher.softmax(1), student.softmax(1)).sum(1)
-
-
 def kept(written: Sequence[Tokens], filters: FilterParams, teacher: CausalLMTarget) -> list[Tokens]:
     """Those of some conversations whose answers pass the filters, in their order.
 
