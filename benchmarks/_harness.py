@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -393,7 +394,7 @@ class Verdicts:
 
 
 def write(name: str, rows: Sequence[Mapping[str, Any]], verdicts: Verdicts, device: str = "cpu") -> None:
-    """Keep what was measured, with the machine's name."""
+    """Keep what was measured, with the machine's name and the day."""
     file = RESULTS / f"{name}.json"
     _keep(file, device, rows, verdicts.lines)
     print(f"written to {file}")
@@ -406,7 +407,8 @@ def _keep(
     targets: Sequence[Target],
     jobs: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    content = {"machine": machine(device), "rows": list(rows), "targets": list(targets)} | (
+    today = date.today().isoformat()
+    content = {"machine": machine(device), "measured": today, "rows": list(rows), "targets": list(targets)} | (
         {"jobs": list(jobs)} if jobs else {}
     )
     file.parent.mkdir(exist_ok=True)

@@ -61,8 +61,12 @@ class Trained:
 
     @property
     def has_result(self) -> bool:
-        """False of a defense that the matrix keeps out of every attack: it is there for others (a teacher, a surrogate)."""
-        return bool(self.attacks) or not self.entries[self.train.id]
+        """False of a defense that the matrix keeps out of every attack: it is there for others (a teacher, a surrogate).
+
+        One of these is told of where its training has failed, since others wait for it.
+        """
+        lost = not self.entries[self.train.id] and self.failure(self.train).status != PENDING.status
+        return bool(self.attacks) or lost
 
     @property
     def is_complete(self) -> bool:

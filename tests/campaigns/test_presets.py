@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ THREE_SEEDS = {  # its models are tiny
     "sentence-judges-small",
     "text-detectors-small",
 }
+ENSEMBLE = Path(presets.__file__).parents[1] / "starters" / "ensemble.yaml"
 COMPARED = {"ard", "rslad", "iad", "adaad", "mtard", "ciard", "kd"}
 
 
@@ -25,6 +27,13 @@ def test_every_preset_is_valid_and_compares_over_seeds(name: str) -> None:
     assert campaign.description
     # A model that answers costs too much for three; its requests are many, and its intervals are over them.
     assert campaign.seeds == ((0, 1, 2) if campaign.data.modality == "images" or name in THREE_SEEDS else (0,))
+
+
+@pytest.mark.parametrize("source", [*presets.names(), ENSEMBLE], ids=str)
+def test_every_preset_has_a_row_that_the_others_must_be_better_than(source: str | Path) -> None:
+    """Of an ensemble of plain networks, or of a model that has only learnt to refuse, the kind does not say it."""
+    campaign = spec.load(source)
+    assert any(not campaign.excluded(row, attack) for row in campaign.undefended for attack in campaign.attacks)
 
 
 def test_the_family_is_compared_with_the_same_teachers() -> None:

@@ -16,6 +16,7 @@ from robustkd.campaigns.execution.run import Observer, run
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.results.collect import collect
+from robustkd.campaigns.results.failure import Failure
 from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import Store
 from robustkd.contracts import StoreError
@@ -270,6 +271,19 @@ def test_incompatible_and_excluded_pairs_are_listed_with_the_reason():
     skipped = {(item.defense, item.attack): item.reason for item in plan_of(text).skipped}
     assert skipped[("plain", "far")] == "cannot respect a budget in l0 (it can in linf, l2, l1)"
     assert skipped[("copy", "fgsm")] == "excluded by the campaign's matrix"
+
+
+def test_a_teacher_without_attacks_has_a_row_once_its_training_has_failed_and_not_before(tmp_path):
+    """While it waits for its turn nothing is wrong with it: a report of the first seeds said that it had failed."""
+    plan = plan_of(SMALL + "matrix: {seeds: [0, 1], exclude: [{defense: plain}]}\n")
+    waiting = collect(plan, Store(tmp_path), {})
+    assert {row.defense for row in waiting.defenses} == {"copy"}
+    assert waiting.undefended == []
+    trained = next(cell for cell in plan.of("train") if (cell.defense, cell.seed) == ("plain", 1))
+    failed = collect(plan, Store(tmp_path), {trained.id: Failure("failed", "out of memory")})
+    assert [(row.defense, row.seed, row.status) for row in failed.defenses if row.status == "failed"] == [
+        ("plain", 1, "failed")
+    ]
 
 
 def test_every_seed_and_name_is_reported_for_a_defense_that_is_loaded_once(tmp_path):
