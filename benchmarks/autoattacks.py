@@ -33,9 +33,9 @@ class Bout:
 
 # The last two are trained so that gradients mislead: at a large eps, and with a single step.
 BOUTS = (
-    Bout("cifar10_resnet20", 100, 0.6),
-    Bout("pgd_at", 200, 0.6),
-    Bout("mnist_lenet5_adv", 50, 0.85),
+    Bout("cifar10_resnet20", 50, 0.6),
+    Bout("pgd_at", 300, 0.6),
+    Bout("mnist_lenet5_adv", 30, 0.85),
     Bout("mnist_large_eps", 50, None),
     Bout("fgsm_at", 200, None),
 )
