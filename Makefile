@@ -58,7 +58,7 @@ peers: install
 bench-attacks: peers
 	@set -e; for name in overhead pgd precision layout gradients; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 	@echo "== autoattacks"; $(BIN)/python benchmarks/autoattacks.py --again --name autoattacks-cost --images 200 --seeds 1 \
-	  --networks cifar10_resnet20,pgd_at,mnist_lenet5_adv
+	  --networks cifar10_resnet20,pgd_at,mnist_lenet5_adv --implementations robustkd,pyautoattack,torchattacks
 
 bench-training: install
 	$(BIN)/python benchmarks/training.py
@@ -86,11 +86,11 @@ bench-cluster: install
 doctor-lock: install
 	$(BIN)/python robustkd/integrations/doctor_lock.py
 
-# Hours. Each run is written down at once, so that the same command goes on where it was stopped. MINUTES=40 stops each of the three
-# scripts after so many minutes of CPU time.
+# Two and a half CPU hours, more than ten with IMAGES=1000 for each network. Each run is written down at once, so that the same command
+# goes on where it was stopped. MINUTES=40 stops each of the three scripts after so many minutes of CPU time.
 verify-strength: peers
-	@status=0; for name in published strength autoattacks; do \
-	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py --strict --minutes $(or $(MINUTES),0) || status=1; done; exit $$status
+	@status=0; for name in published strength autoattacks; do echo "== $$name"; \
+	  $(BIN)/python benchmarks/$$name.py --strict --minutes $(or $(MINUTES),0) --images $(or $(IMAGES),0) || status=1; done; exit $$status
 
 bench: bench-attacks bench-training verify-strength
 

@@ -12,6 +12,9 @@
 - ``perceptual_advex/``: github.com/cassidylaidlaw/perceptual-advex
 - ``transferattack/``: github.com/Trustworthy-AI-Group/TransferAttack
 - ``mora/mora_attack.py``: github.com/lafeat/mora
+- ``transferattack/model_related/sgm.py``: of the same repository
+- ``advencoder/``: ``gan_per_attack.py``, ``gan_pat_attack.py``, ``model/`` and ``utils/`` of github.com/CGCL-codes/AdvEncoder
+- ``robustvlm/``: ``train/pgd_train.py`` and ``vlm_eval/attacks/utils.py`` of github.com/chs20/RobustVLM
 - ``patch_training/``: ``attacks/`` and ``common/`` of github.com/sukrutrao/Adversarial-Patch-Training
 """
 
@@ -36,15 +39,15 @@ def authors(module: str, folder: str = "") -> Any:
 
 
 class without_cuda:
-    """Inside the block, tensors that authors' code moves to CUDA stay where they are."""
+    """Inside the block, tensors and modules that authors' code moves to CUDA stay where they are."""
 
     def __enter__(self) -> None:
-        self._moved = torch.Tensor.cuda, torch.set_default_tensor_type
-        torch.Tensor.cuda = lambda tensor, *_, **__: tensor  # type: ignore[method-assign]
+        self._moved = torch.Tensor.cuda, torch.nn.Module.cuda, torch.set_default_tensor_type
+        torch.Tensor.cuda = torch.nn.Module.cuda = lambda it, *_, **__: it  # type: ignore[method-assign,assignment]
         torch.set_default_tensor_type = lambda *_: None
 
     def __exit__(self, *_: object) -> None:
-        torch.Tensor.cuda, torch.set_default_tensor_type = self._moved  # type: ignore[method-assign]
+        torch.Tensor.cuda, torch.nn.Module.cuda, torch.set_default_tensor_type = self._moved  # type: ignore[method-assign]
 
 
 def torch_but(**functions: Any) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import _encoder_peers
 import _ensemble_peers
 import _networks
 import _peers
@@ -168,8 +169,9 @@ def _pyautoattack_square(norm: str) -> Maker:
     return make
 
 
-def _universal_patch_of_art(job: Job) -> Attack:
-    return _threat_peers.art_universal_patch(job, *_others(job))
+def _with_others(make: Callable[[Job, Tensor, Tensor], Attack]) -> Maker:
+    """Of a peer that learns from images that are not attacked, and their labels."""
+    return lambda job: make(job, *_others(job))
 
 
 def _eps(job: Job) -> float:
@@ -195,6 +197,15 @@ def _patch_anywhere(job: Job) -> Mapping[str, Any]:
 
 def _patch_in_the_corner(job: Job) -> Mapping[str, Any]:
     return {"where": {"patch": int(job.eps), "place": (0, 0)}, "eps": 1.0}
+
+
+def _patch_inside(job: Job) -> Mapping[str, Any]:
+    return {"where": {"patch": int(job.eps), "place": _inside(job)}, "eps": 1.0}
+
+
+def _inside(job: Job) -> tuple[int, int]:
+    """Where the authors of AdvEncoder put a patch, in images of half the side: seven pixels from the lower right corner."""
+    return (32 - 7 - int(job.eps),) * 2
 
 
 def _transforms(job: Job) -> Mapping[str, Any]:
@@ -409,7 +420,11 @@ COMPARISONS |= {
         },
     ),
     "universal-patch": Comparison(
-        "patch", "universal-patch", {"art": _universal_patch_of_art}, threat=_patch_anywhere, learns=True
+        "patch",
+        "universal-patch",
+        {"art": _with_others(_threat_peers.art_universal_patch)},
+        threat=_patch_anywhere,
+        learns=True,
     ),
     "rotate-pgd": Comparison("transform", "rotate-pgd", {"foolbox": _peers.foolbox_random_spatial}, threat=_transforms),
     "patch-pgd": Comparison("patch", "patch-pgd", {"authors": _threat_peers.authors_patch_training}, threat=_patch_anywhere),
@@ -451,6 +466,28 @@ COMPARISONS |= {
             ("ila", "ila", {}),
         )
     },
+}
+
+COMPARISONS |= {
+    "transfer-sgm": Comparison(
+        "linf", "sgm", {"transferattack": _transfer_peers.transferattack_sgm}, judged_on="cifar10_resnet56"
+    ),
+    "smoothed-pgd": Comparison("linf", "smoothed-pgd", {"formula": _transfer_peers.smoothed_by_formula}),
+    "universal": Comparison("linf", "universal", {"art": _with_others(_encoder_peers.art_universal)}, learns=True),
+    "feature-pgd": Comparison("linf", "feature-pgd", {"authors": _encoder_peers.authors_feature_pgd}, {"distance": "l2"}),
+    "feature-target": Comparison(
+        "linf", "feature-target", {"art": _with_others(_encoder_peers.art_feature_target)}, learns=True
+    ),
+    "adv-encoder": Comparison(
+        "linf", "adv-encoder", {"authors": _with_others(_encoder_peers.authors_adv_encoder)}, learns=True
+    ),
+    "adv-encoder-patch": Comparison(
+        "patch",
+        "adv-encoder-patch",
+        {"authors": _with_others(_encoder_peers.authors_adv_encoder_patch(_inside))},
+        threat=_patch_inside,
+        learns=True,
+    ),
 }
 
 MINIMUM_NORM = (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -77,14 +78,17 @@ class Measurement(TypedDict, total=False):
     seconds: float
     ms_per_step: float
     ratio: float
+    standing: str
+    weights: str
 
 
 class Target(TypedDict):
-    """A figure that should not exceed ``at_most``."""
+    """A figure that should not exceed ``at_most`` by more than ``chance``."""
 
     what: str
     value: float
     at_most: float
+    chance: float
     met: bool
 
 
@@ -211,17 +215,19 @@ def _side(delta: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def judge(network: nn.Module, x: Tensor, y: Tensor, adversarial: Tensor, norm: str, eps: float) -> dict[str, float]:
-    """Robust accuracy at eps, and the distances over the images classified rightly."""
+def judge(network: nn.Module, x: Tensor, y: Tensor, adversarial: Tensor, norm: str, eps: float) -> Measurement:
+    """Robust accuracy at eps, and the distances over the images classified rightly. ``standing`` has a 1 for each that withstands."""
     right = network(x).argmax(1) == y
-    far = distances(network, x, y, adversarial, norm)[right]
-    within = far <= eps * (1 + SLACK)
+    every = distances(network, x, y, adversarial, norm)
+    standing = right & (every > eps * (1 + SLACK))
+    far = every[right]
     return {
         "clean_accuracy": float(right.double().mean()),
-        "robust_accuracy": (len(far) - int(within.sum())) / len(x),
+        "robust_accuracy": int(standing.sum()) / len(x),
         "success": float(far.isfinite().double().mean()),
         "median_norm": float(far.median()),
         "mean_norm": float(far[far.isfinite()].mean()) if bool(far.isfinite().any()) else float("nan"),
+        "standing": "".join("01"[int(one)] for one in standing),
     }
 
 
@@ -229,8 +235,8 @@ class Jobs:
     """What was measured of single jobs. Each row is written at once to the file in results/, so that a run that was stopped goes on
     where it was.
 
-    A row counts for the same job of the same version: of the plug-in, or of the peer's package. Strength does not depend on the machine.
-    Times do: ``same_machine`` says whether rows can be compared.
+    A row counts for the same job of the same version, of the plug-in or of the peer's package, on a network of the same weights. Strength
+    does not depend on the machine. Times do: ``same_machine`` says whether rows can be compared.
 
     Args:
         name: of the file in results/.
@@ -248,6 +254,8 @@ class Jobs:
     def measure(self, job: Job, *, limit: float | None = None) -> Measurement | None:
         """The row of a job, from the file or measured now; None where there is no time for it."""
         wanted = {**json.loads(json.dumps(asdict(job))), "version": version(job)}
+        if weights := _weights(job.network):
+            wanted["weights"] = weights
         for row in self.rows:
             if all(row.get(key) == value for key, value in wanted.items()) and (
                 "error" not in row or row.get("limit") == limit
@@ -257,6 +265,8 @@ class Jobs:
             self.left += 1
             return None
         row = measure(job, limit=limit) | {"version": wanted["version"], "machine": _named(self.device)}
+        if weights:
+            row["weights"] = weights
         if "error" not in row or "limit" in row:  # of a peer that is not installed, the next run asks again
             self.rows.append(row)
             _keep(self.file, self.device, [], [], self.rows)
@@ -285,6 +295,12 @@ def version(job: Job) -> str:
         return f"{job.implementation} {of_package(job.implementation)}"
     except PackageNotFoundError:
         return job.implementation
+
+
+def _weights(network: str) -> str:
+    import _networks
+
+    return _networks.weights(network)
 
 
 def same_machine(rows: Iterable[Measurement]) -> bool:
@@ -372,21 +388,34 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
+def chance(*of_seeds: Sequence[float]) -> float:
+    """By how much means over seeds may differ by chance: two standard errors of their difference. 0 where a seed tells nothing of others,
+    or where one is infinite.
+
+    Args:
+        of_seeds: the figures of each seed, of each of those that are compared.
+    """
+    several = [each for each in of_seeds if len(each) > 1 and all(map(math.isfinite, each))]
+    return 2 * math.sqrt(sum(statistics.variance(each) / len(each) for each in several))
+
+
 @dataclass
 class Verdicts:
     """The targets of a benchmark, and whether they were met."""
 
     lines: list[Target] = field(default_factory=list)
 
-    def expect(self, what: str, value: float, at_most: float) -> None:
-        """Note a figure that should not exceed ``at_most``."""
-        self.lines.append({"what": what, "value": value, "at_most": at_most, "met": bool(value <= at_most + 1e-9)})
+    def expect(self, what: str, value: float, at_most: float, *, chance: float = 0.0) -> None:
+        """Note a figure that should not exceed ``at_most``; more by ``chance`` at most is no miss, and is said."""
+        met = bool(value <= at_most + chance + 1e-9)
+        self.lines.append({"what": what, "value": value, "at_most": at_most, "chance": chance, "met": met})
 
     def print(self) -> None:
         for line in self.lines:
-            print(
-                f"  {'met   ' if line['met'] else 'MISSED'}  {line['what']}: {line['value']:.3f} (at most {line['at_most']:.3f})"
-            )
+            value, at_most, chance = line["value"], line["at_most"], line["chance"]
+            state = "met   " if value <= at_most + 1e-9 else "chance" if line["met"] else "MISSED"
+            allowed = f"{at_most:.3f}" + (f", {chance:.3f} more by chance" if chance else "")
+            print(f"  {state}  {line['what']}: {value:.3f} (at most {allowed})")
 
     @property
     def all_met(self) -> bool:

@@ -9,6 +9,7 @@ digits of MNIST in a row, and have as many classes. ``mnist_pair`` answers with 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -133,6 +134,13 @@ def train(name: str) -> Path:
     if found := _finished_training(folder, defense):
         return found
     raise RuntimeError(f"{folder} holds no network of {defense}")
+
+
+def weights(name: str) -> str:
+    """Which weights a network has that is trained here, by their hash: another torch may train another one. Empty for all others."""
+    if name not in _TRAINED_HERE:
+        return ""
+    return hashlib.sha256((train(name) / "weights.safetensors").read_bytes()).hexdigest()[:12]
 
 
 def _finished_training(folder: Path, defense: str) -> Path | None:

@@ -19,7 +19,7 @@ _STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride; two bl
 class BasicBlock(nn.Module):
     """conv, norm, ReLU, conv, norm; plus the shortcut; ReLU."""
 
-    branch_end: ClassVar[str] = "bn2"
+    branch_end: str | None = "bn2"
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -27,6 +27,7 @@ class BasicBlock(nn.Module):
         self.conv2, self.bn2 = conv3x3(outputs, outputs, bias=False), nn.BatchNorm2d(outputs)
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
+            self.branch_end = None
             self.shortcut.extend([nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ class PreActBlock(nn.Module):
     Where the shortcut has a convolution it leaves from the first ReLU.
     """
 
-    branch_end: ClassVar[str] = "conv2"
+    branch_end: str | None = "conv2"
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -49,6 +50,7 @@ class PreActBlock(nn.Module):
         self.bn2, self.conv2 = nn.BatchNorm2d(outputs), conv3x3(outputs, outputs, bias=False)
         self.shortcut: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
+            self.branch_end = None
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -26,13 +26,15 @@ class OptionA(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut."""
 
-    branch_end: ClassVar[str] = "bn2"
+    branch_end: str | None = "bn2"
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1, self.bn1 = conv3x3(inputs, outputs, stride, bias=False), nn.BatchNorm2d(outputs)
         self.conv2, self.bn2 = conv3x3(outputs, outputs, bias=False), nn.BatchNorm2d(outputs)
         self.shortcut = nn.Identity() if inputs == outputs else OptionA(inputs, outputs, stride)
+        if inputs != outputs:
+            self.branch_end = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride), rounded up."""

@@ -46,8 +46,8 @@ class TorchvisionNetwork(ImageNetwork):
         for module in body.modules():
             if isinstance(module, nn.ReLU):
                 module.inplace = False  # a forward hook sees what the layer returned
-            if type(module).__name__ in _BRANCH_ENDS:
-                module.branch_end = _BRANCH_ENDS[type(module).__name__]  # type: ignore[assignment]
+            if type(module).__name__ in _BRANCH_ENDS and module.downsample is None:
+                module.branch_end = _BRANCH_ENDS[type(module).__name__]
         self.body = body
 
     def _logits(self, x: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class WideBlock(nn.Module):
     Where the shortcut has a convolution it leaves from the first ReLU.
     """
 
-    branch_end: ClassVar[str] = "conv2"
+    branch_end: str | None = "conv2"
 
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
         super().__init__()
@@ -42,6 +42,8 @@ class WideBlock(nn.Module):
         self.bn2, self.conv2 = nn.BatchNorm2d(outputs), conv3x3(outputs, outputs, bias=False)
         self.dropout = nn.Dropout(dropout)
         self.convShortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        if inputs != outputs:
+            self.branch_end = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride), rounded up."""

@@ -149,7 +149,7 @@ def test_it_leaves_less_of_new_images_features_than_its_control() -> None:
     encoder = EncoderTarget(target)
     told = {}
     for name, params in {
-        "generator": {"lr": 0.002},
+        "generator": {},
         "moved": {"generator": False},
         "random": {"epochs": 0},
     }.items():

@@ -66,6 +66,7 @@ def test_the_judge_believes_nobody(net: nn.Module) -> None:
     assert row["success"] == pytest.approx(2 / 5)
     assert row["mean_norm"] == pytest.approx((0.15 + 0.25) / 2)
     assert row["median_norm"] == float("inf")
+    assert row["standing"] == "011110"
 
 
 def test_a_patch_is_as_large_as_the_square_around_what_changed(net: nn.Module) -> None:
@@ -220,6 +221,34 @@ def test_a_run_that_was_stopped_goes_on(measured: list[_harness.Job], monkeypatc
     monkeypatch.setattr(_harness, "version", lambda job: "pgd of tomorrow")
     assert _harness.Jobs("some").measure(job)
     assert len(measured) == 4
+
+
+def test_a_row_of_other_weights_is_no_row_of_this_network(
+    measured: list[_harness.Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = _harness.Job("pgd", "robustkd", "pgd_at", 8, 0.1, {"steps": 2})
+    for weights, expected in (("first", 1), ("first", 1), ("trained again", 2)):
+        monkeypatch.setattr(_networks, "weights", lambda name, it=weights: it)
+        row = _harness.Jobs("some").measure(job)
+        assert row is not None
+        assert row["weights"] == weights
+        assert len(measured) == expected
+
+
+def test_what_seeds_may_do_is_no_miss_and_more_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Means of 3 and 2 seeds with variances of 3 and 2: two standard errors are 2 * sqrt(1 + 1)."""
+    by_chance = _harness.chance([57.0, 60, 60], [60.0, 58])
+    assert by_chance == pytest.approx(2 * 2**0.5)
+    assert _harness.chance([60.0], [57.0]) == _harness.chance([60.0, 60], [57.0, 57]) == 0
+    assert _harness.chance([60.0, 61], [float("inf")] * 2) == pytest.approx(2 * 0.5)
+    verdicts = _harness.Verdicts()
+    for value in (0.2, 3.0, 3.1):
+        verdicts.expect(f"{value} points", value, 0.2, chance=by_chance)
+    assert [line["met"] for line in verdicts.lines] == [True, True, False]
+    verdicts.print()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["met", "chance", "MISSED"]
+    assert "(at most 0.200, 2.828 more by chance)" in lines[1]
 
 
 def test_what_ran_out_of_time_does_so_once_and_what_was_missing_is_tried_again(measured: list[_harness.Job]) -> None:

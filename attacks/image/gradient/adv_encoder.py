@@ -1,6 +1,6 @@
 """AdvEncoder: one perturbation for all images, made on an encoder without labels, head or task.
 
-    G(z) = delta with ||delta|| <= eps, z a fixed noise
+    G(z) = delta, brought into ||delta|| <= eps; z fixed rows of noise
     min_G  alpha * ( -InfoNCE(f(x + delta), f(x)) )  +  MSE(x + delta, x)  -  MSE(HF(x + delta), HF(x))
 
 InfoNCE tells the perturbed image from the other images of the minibatch by its features, so it is large where the features no longer say
@@ -11,9 +11,9 @@ Good for an attacker who knows which public encoder a service uses, and nothing 
 ``epochs: 0`` is the control: a random perturbation of the same size for all images.
 
 From the authors: the losses, alpha 5, radius 8, noise of 100 numbers, Adam at 2e-4 with betas 0.5 and 0.999, minibatches of 256, 20 epochs,
-eps 10/255; the temperature 0.1, which their code computes with whatever ``--temperature`` says. From us: a smaller generator, whose output
-is scaled to the budget and brought into the ball, one z and so one delta for a minibatch (theirs draws a row of noise for each
-image of it), and the clamp to the pixel range, which theirs makes at test time alone.
+eps 10/255; the temperature 0.1, which their code computes with whatever ``--temperature`` says; as many rows of noise as a minibatch has
+images, which the generator mixes into one perturbation far larger than the budget, before it is cut. From us: a smaller generator, and the
+clamp to the pixel range, which theirs makes at test time alone.
 
 Source: Zhou et al.: Downstream-agnostic adversarial examples (ICCV 2023), equations 4 to 8; the authors' code CGCL-codes/AdvEncoder,
 gan_per_attack.py, utils/fr_util.py.
@@ -77,7 +77,7 @@ class AdvEncoder(Universal):
     """
 
     Params = AdvEncoderParams
-    version = "1"
+    version = "2"
     inputs = "images"
     source = "Zhou et al. 2023, arXiv:2307.12280"
 
@@ -133,11 +133,11 @@ class AdvEncoder(Universal):
         p, device = self.params, ball.centre.device
         with preserved_rng(device):
             seed_torch(rng.seed)
-            network = Generator(tuple(ball.centre.shape[1:]), p.width).to(device)
-        z = rng.normal((NOISE,), ball.centre.dtype)
+            network = Generator(tuple(ball.centre.shape[1:]), p.width, p.batch_size).to(ball.centre)
+        z = rng.normal((p.batch_size, NOISE), ball.centre.dtype)[0]
 
         def made() -> Tensor:
-            return ball.project(ball.eps.view(-1, 1, 1, 1) * network(z))
+            return ball.project(network(z))
 
         def losses() -> Iterator[Tensor]:
             for rows in steps:
