@@ -83,7 +83,7 @@ class Measurement(TypedDict, total=False):
 
 
 class Target(TypedDict):
-    """A figure that should not exceed ``at_most`` by more than ``chance``."""
+    """A figure that should not exceed ``at_most``, and by how much it is chance."""
 
     what: str
     value: float
@@ -406,16 +406,15 @@ class Verdicts:
     lines: list[Target] = field(default_factory=list)
 
     def expect(self, what: str, value: float, at_most: float, *, chance: float = 0.0) -> None:
-        """Note a figure that should not exceed ``at_most``; more by ``chance`` at most is no miss, and is said."""
-        met = bool(value <= at_most + chance + 1e-9)
+        """Note a figure that should not exceed ``at_most``; of a miss it is said whether ``chance`` could be all of it."""
+        met = bool(value <= at_most + 1e-9)
         self.lines.append({"what": what, "value": value, "at_most": at_most, "chance": chance, "met": met})
 
     def print(self) -> None:
         for line in self.lines:
             value, at_most, chance = line["value"], line["at_most"], line["chance"]
-            state = "met   " if value <= at_most + 1e-9 else "chance" if line["met"] else "MISSED"
-            allowed = f"{at_most:.3f}" + (f", {chance:.3f} more by chance" if chance else "")
-            print(f"  {state}  {line['what']}: {value:.3f} (at most {allowed})")
+            told = f"  {'met   ' if line['met'] else 'MISSED'}  {line['what']}: {value:.3f} (at most {at_most:.3f})"
+            print(told + (f"; chance alone is up to {chance:.3f}" if not line["met"] and value <= at_most + chance else ""))
 
     @property
     def all_met(self) -> bool:
