@@ -78,11 +78,11 @@ def bfloat16(device: torch.device, *, enabled: bool) -> torch.autocast:
 @cache
 def _autocast_keeps_gradients() -> bool:
     """Whether weights get gradients after a pass without: torch 2.8 takes the copies in bfloat16 that were made for that one."""
-    layer, x = torch.nn.Linear(1, 1), torch.zeros(1, 1)
+    weight, x = torch.zeros(1, 1, requires_grad=True), torch.zeros(1, 1)  # no layer, whose first weights would be drawn
     with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
         with torch.no_grad():
-            layer(x)
-        return layer(x).requires_grad
+            x @ weight
+        return (x @ weight).requires_grad
 
 
 def fit(optimiser: torch.optim.Optimizer, losses: Iterable[Tensor], lr: Callable[[int], float]) -> None:

@@ -79,7 +79,9 @@ class Document(Settings):
     groups: dict[Name, Annotated[tuple[int | str, ...], Field(min_length=1)]] = Field(
         {}, description="groups of classes, by name or number, the worst of which is told beside the worst class"
     )
-    undefended: Annotated[tuple[str, ...], BeforeValidator(_name_alone)] | None = Field(
+    undefended: (
+        Annotated[tuple[str, ...], BeforeValidator(_name_alone, json_schema_input_type=str | tuple[str, ...])] | None
+    ) = Field(
         None,
         description="the defenses that are none, such as a network as it was found: the others hold only if they are better; "
         "default: those that train without a defense (standard, lm-pretrain, ..)",
