@@ -146,23 +146,11 @@ def _pyautoattack(job: Job) -> Attack:
 
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[COMPARISONS[job.comparison].norm]
-        made = AutoAttack(_in_order(model), device=job.device, eps=job.eps, norm=norm, seed=job.seed, version="standard")
+        made = AutoAttack(model, device=job.device, eps=job.eps, norm=norm, seed=job.seed, version="standard")
         found = made.run_standard_evaluation(x, y, batch_size=len(x))
         return found[0] if isinstance(found, tuple) else found
 
     return run
-
-
-def _in_order(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """``model`` with gradients whose memory is in the order of their dimensions. Those of few images are not, and ``view`` fails there."""
-
-    def logits(x: Tensor) -> Tensor:
-        if x.requires_grad:
-            x.register_hook(Tensor.contiguous)
-        outputs: Tensor = model(x)
-        return outputs
-
-    return logits
 
 
 def _pyautoattack_square(norm: str) -> Maker:

@@ -109,7 +109,8 @@ def _shared(name: str, images: int) -> tuple[nn.Module, Tensor, Tensor]:
         network = _built(name.split("_")[1], card["normalisation"], (3, 32, 32))
         data = load_splits("cifar10", {"root": str(SHARED / "cifar10")}, SplitParams(test=images))
     load_weights(network, SHARED / "networks" / f"{name}.safetensors")
-    return network, torch.as_tensor(data.test.unit()), torch.as_tensor(data.test.labels).long()
+    # CIFAR-10's images are stored with their channels last, which pyautoattack's `view` does not take.
+    return network, torch.as_tensor(data.test.unit()).contiguous(), torch.as_tensor(data.test.labels).long()
 
 
 def _trained(name: str, images: int) -> tuple[nn.Module, Tensor, Tensor]:
