@@ -74,6 +74,9 @@ def confusion(rows: Sequence[Row]) -> str:
     lines.append("")
     lines.append(f"positive controls caught            {sum(row.verdict != 'credible' for row in bad)} of {len(bad)}")
     lines.append(f"honest networks 'not credible'      {sum(row.verdict == 'not credible' for row in good)} of {len(good)}")
+    lines.append(
+        f"  of them, whose number was too high   {sum(row.verdict == 'not credible' and _too_high(row) for row in good)}"
+    )
     lines.append(f"honest networks 'suspect'           {sum(row.verdict == 'suspect' for row in good)} of {len(good)}")
     lines.append(f"(n = {AUDITED} digits each, linf eps {EPS}; {sum(row.seconds for row in rows):.0f} s of CPU)")
     return "\n".join(lines)
@@ -89,12 +92,17 @@ def visit(seeds: Sequence[int], names: Sequence[str] = (), level: str = "standar
     return rows
 
 
+def _too_high(row: Row) -> bool:
+    """Whether the remedy ended more than 2 points lower: then the attacks were too weak, and the verdict is right."""
+    return row.robust_accuracy is not None and row.remedied is not None and row.robust_accuracy - row.remedied > 0.02
+
+
 def passed(rows: Sequence[Row]) -> bool:
-    """All positive controls caught, no honest network `not credible`, at most one (over its seeds) `suspect`."""
+    """All positive controls caught, no honest network `not credible` whose number is right, at most one (over its seeds) `suspect`."""
     caught = all(row.verdict != "credible" for row in rows if row.control.kind != "honest")
     honest = [row for row in rows if row.control.kind == "honest"]
     suspects = {row.control.name for row in honest if row.verdict == "suspect"}
-    return caught and len(suspects) <= 1 and not any(row.verdict == "not credible" for row in honest)
+    return caught and len(suspects) <= 1 and not any(row.verdict == "not credible" and not _too_high(row) for row in honest)
 
 
 def main() -> int:
