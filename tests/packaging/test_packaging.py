@@ -135,11 +135,11 @@ def test_the_wheel_holds_each_file_once_and_no_top_level_but_ours(wheel: Path) -
 def test_the_notice_says_where_every_table_and_weight_comes_from(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     notice = archive.read(next(name for name in archive.namelist() if name.endswith("/NOTICE"))).decode()
-    ours = {".py", ".j2", ".js", ".css", ".typed", ".md"}, {"presets", "starters"}
+    code, examples = {".py", ".j2", ".js", ".css", ".typed", ".md"}, {"presets", "starters"}
     data = {
         name
         for name in archive.namelist()
-        if name.startswith("robustkd/") and Path(name).suffix not in ours[0] and not ours[1] & set(Path(name).parts)
+        if name.startswith("robustkd/") and Path(name).suffix not in code and not examples & set(Path(name).parts)
     }
     assert len(data) >= 5
     assert {name for name in data if name not in notice} == set()
