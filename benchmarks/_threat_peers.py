@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from _authors import authors, stand_in
 from _job import Job
 from _peers import Attack, classifier
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from robustkd.attacks.image.patch.placement import pasted
 from robustkd.targets.activations import recorded, submodules
@@ -83,11 +86,14 @@ def _nothing() -> Any:
 def authors_of_recoloradv(threat: str) -> Any:
     """ReColorAdv, or the bounded stAdv beside it: Adam on the margin less a penalty on roughness.
 
-    Their bound of a flow is a share of half an image's side; the grid of colours gets as many points as ours.
+    Their bound of a flow is a share of half an image's side. Beyond its border an image goes on as in ours; theirs is black there, which is
+    another threat. The grid of colours gets as many points as ours.
     """
 
     def make(job: Job) -> Attack:
         peer = authors("recoloradv.utils")
+        moving = authors("recoloradv.mister_ed.spatial_transformers")
+        moving.F = SimpleNamespace(**{**vars(F), "grid_sample": functools.partial(F.grid_sample, padding_mode="border")})
 
         def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             attack = peer.get_attack_from_name(threat, model.eval(), nn.Identity())

@@ -20,6 +20,8 @@ FIXED = (
     ("pgd_at", {"linf": 0.1, "l2": 0.8, "l1": 6.0}, 200),
 )
 NEAREST = (("cifar10_resnet20", 10), ("mnist_lenet5_adv", 50), ("pgd_at", 100))
+_TRANSFERRED = {"transfer-ila": 200}
+"""Images of transfer, where it is cheap and forty are too few to tell whose is stronger."""
 # Threats that are no norm of the pixels' changes, and attacks by decisions alone. (comparison, network, eps, images)
 OTHERS = (
     ("sigma-zero", "mnist_lenet5_adv", 20.0, 60),
@@ -57,7 +59,7 @@ OTHERS = (
     ("feature-target", "cifar10_resnet20", 1 / 255, 60),
     ("adv-encoder", "cifar10_resnet20", 10 / 255, 100),
     ("adv-encoder-patch", "cifar10_resnet20", 6.0, 100),
-    *((name, "cifar10_resnet20", 4 / 255, 40) for name in COMPARISONS if name.startswith("transfer-")),
+    *((name, "cifar10_resnet20", 4 / 255, _TRANSFERRED.get(name, 40)) for name in COMPARISONS if name.startswith("transfer-")),
 )
 _TRANSFER: JsonObject = {"steps": 10, "step_size": 0.4 / 255}
 BUDGETS: dict[str, JsonObject] = {

@@ -195,5 +195,7 @@ class Activations:
         return [torch.cat(parts) for parts in found]
 
     def _keep(self, number: int, value: Any) -> None:
+        if isinstance(value, tuple) and value:
+            (value, *_) = value  # a transformer's block gives its attention weights beside the features
         if isinstance(value, torch.Tensor) and value.ndim >= 2:
             self._now[number].append(value.clone())

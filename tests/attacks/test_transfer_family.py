@@ -15,7 +15,7 @@ from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.oracle import Oracle
 from robustkd.attacks.image.transferable.bsr import blocks_moved
-from robustkd.attacks.image.transferable.ila import middle_layer
+from robustkd.attacks.image.transferable.ila import middle_block
 from robustkd.attacks.image.transferable.ssa import SpectrumMeanGradient
 from robustkd.contracts import Arrays, Attack, AttackResult, Batch, TargetError, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
@@ -153,7 +153,7 @@ def test_ila_goes_on_along_the_features_of_a_linear_layer(batch: Batch) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(200, 7, bias=False), nn.Tanh(), nn.Linear(7, 4)).double()
     target = ClassifierTarget(network, num_classes=4, input_shape=(2, 10, 10))
     target.never_adversarial = True
-    assert middle_layer(network) is network[1]
+    assert middle_block(network) is network[1]
     first = ran(target, batch, "mi-fgsm", steps=1)
     found = ran(target, batch, "ila", steps=1, layer_steps=1, step_size=0.03, decay=0.0)
     begun = ran(target, batch, "mi-fgsm", steps=1, step_size=0.03, decay=0.0).adversarial
@@ -164,6 +164,41 @@ def test_ila_goes_on_along_the_features_of_a_linear_layer(batch: Batch) -> None:
     assert torch.allclose(found.adversarial, expected, atol=1e-9)
     assert found.backwards.tolist() == [2] * 3
     assert first.backwards.tolist() == [1] * 3
+
+
+class Branched(nn.Module):
+    """A block of two layers, which gives something else beside its features, as a transformer's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return x + self.second(torch.tanh(self.first(x))), None
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.head = nn.Linear(200, 8), nn.ModuleList(Branched() for _ in range(4)), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.flatten(1))
+        for block in self.blocks:
+            x, _ = block(x)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def test_ila_follows_the_whole_block_in_the_middle_and_not_a_layer_of_its_branch(batch: Batch) -> None:
+    torch.manual_seed(0)
+    network = Residual().double()
+    target = ClassifierTarget(network, num_classes=4, input_shape=(2, 10, 10))
+    target.never_adversarial = True
+    assert middle_block(network) is network.blocks[1]
+    found = ran(target, batch, "ila", steps=2, layer_steps=3).adversarial
+    assert torch.equal(found, ran(target, batch, "ila", steps=2, layer_steps=3, layer="blocks.1").adversarial)
+    assert not torch.equal(found, ran(target, batch, "ila", steps=2, layer_steps=3, layer="blocks.1.second").adversarial)
 
 
 def test_ila_names_the_layers_where_there_is_none_of_that_name(target: ClassifierTarget, batch: Batch) -> None:
