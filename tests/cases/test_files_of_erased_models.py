@@ -9,11 +9,11 @@ import diffusers
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
 from robustkd.contracts import Request, TargetError
 from support.drawing_model import loaded
-from support.model_folders import stable_diffusion
+from support.model_folders import diffusers_pipeline, stable_diffusion
 
 State = dict[str, torch.Tensor]
 
@@ -41,22 +41,6 @@ def drawn(folder: Path, **params: Any) -> torch.Tensor:
     return picture
 
 
-def pipeline(folder: Path) -> Any:
-    """Diffusers' own, from the same folder."""
-    made = diffusers.StableDiffusionPipeline(
-        vae=diffusers.AutoencoderKL.from_pretrained(folder / "vae"),
-        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder"),
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        unet=diffusers.UNet2DConditionModel.from_pretrained(folder / "unet"),
-        scheduler=diffusers.DDIMScheduler.from_pretrained(folder / "scheduler"),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    made.set_progress_bar_config(disable=True)
-    return made
-
-
 def as_diffusers_draws(made: Any) -> torch.Tensor:
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     picture = made("a church", latents=noise, guidance_scale=7.5, num_inference_steps=3, output_type="pt").images[0]
@@ -65,7 +49,7 @@ def as_diffusers_draws(made: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("before", ["", "module.", "unet.", "state_dict."])
 def test_a_file_of_weights_draws_as_diffusers_does_with_them(folder: Path, erased: State, tmp_path: Path, before: str) -> None:
-    theirs = pipeline(folder)
+    theirs = diffusers_pipeline(folder)
     theirs.unet.load_state_dict(erased)
     if before == "state_dict.":
         torch.save({"state_dict": erased}, tmp_path / "esd.pt")
@@ -93,7 +77,7 @@ def test_a_text_encoder_of_advunlearn(folder: Path, tmp_path: Path) -> None:
     other = {name: tensor + 0.3 * torch.randn_like(tensor) for name, tensor in state.items()}
     outdated = {"text_encoder.text_model.embeddings.position_ids": torch.arange(12)}
     torch.save({f"text_encoder.{name}": tensor for name, tensor in other.items()} | outdated, tmp_path / "te.pt")
-    theirs = pipeline(folder)
+    theirs = diffusers_pipeline(folder)
     theirs.text_encoder.load_state_dict(other)
     assert torch.equal(drawn(folder, text_encoder=tmp_path / "te.pt"), as_diffusers_draws(theirs))
 
@@ -132,7 +116,7 @@ def test_lora_weights_of_the_text_encoder(folder: Path, tmp_path: Path) -> None:
 
 def test_lora_weights_draw_as_diffusers_does_with_them(folder: Path, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
-    trained, theirs = pipeline(folder), pipeline(folder)
+    trained, theirs = diffusers_pipeline(folder), diffusers_pipeline(folder)
     torch.manual_seed(2)
     trained.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
     layers = peft.get_peft_model_state_dict(trained.unet)

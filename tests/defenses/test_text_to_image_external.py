@@ -15,6 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from robustkd import plugins
 from robustkd.contracts import FitContext, Request, RobustkdError, ThreatModel, UsageError
 from robustkd.targets.text_to_image import TextToImageTarget
+from support.model_folders import tiny_unet, tiny_vae
 
 PNDM = diffusers.PNDMScheduler(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
@@ -44,24 +45,7 @@ def tiny_pipeline(scheduler: Any) -> Any:
         eos_token_id=vocabulary.index(special[1]),
         pad_token_id=vocabulary.index(special[1]),
     )
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
-    )
+    unet, vae = tiny_unet(), tiny_vae()
     return diffusers.StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel(text),

@@ -21,7 +21,7 @@ from robustkd.targets.guarded_drawing import BehindDrawingGuards
 from robustkd.targets.text_to_image import TextToImageTarget
 from support.drawing_model import loaded
 from support.drawing_world import asked, base, fitted
-from support.model_folders import stable_diffusion
+from support.model_folders import diffusers_pipeline, stable_diffusion
 
 SPECS: dict[str, dict[str, Any]] = {
     "nasa": {"negative": "8", "scale": 0.7},
@@ -108,21 +108,10 @@ def test_the_negative_prompts_attention_of_itself_is_nothing() -> None:
 
 def test_safe_latent_guidance_draws_as_diffusers_does(tmp_path: Path) -> None:
     from diffusers.pipelines.deprecated.stable_diffusion_safe.pipeline_stable_diffusion_safe import StableDiffusionPipelineSafe
-    from transformers import CLIPTextModel, CLIPTokenizer
 
     folder = stable_diffusion(tmp_path / "model")
     diffusers.DDIMScheduler(clip_sample=False, steps_offset=1).save_pretrained(folder / "scheduler")
-    theirs = StableDiffusionPipelineSafe(
-        vae=diffusers.AutoencoderKL.from_pretrained(folder / "vae"),
-        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder"),
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        unet=diffusers.UNet2DConditionModel.from_pretrained(folder / "unet"),
-        scheduler=diffusers.DDIMScheduler.from_pretrained(folder / "scheduler"),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    theirs.set_progress_bar_config(disable=True)
+    theirs = diffusers_pipeline(folder, StableDiffusionPipelineSafe)
     theirs.safety_concept = "e f"
     plain = loaded(folder)
     start = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from robustkd import plugins
-from robustkd.contracts import DataError, FitContext, Request, Target, ThreatModel, UsageError
-from robustkd.data import SplitParams, Splits, load_splits
+from robustkd.contracts import BaseTarget, DataError, Request, UsageError
+from robustkd.data import Splits
 from robustkd.defenses.diffusion.advunlearn import attacked_prefix, prefixed, random_prefix
 from robustkd.defenses.diffusion.erasing import ErasingParams, begin, partially_denoised, split
 from robustkd.defenses.diffusion.one_step.sfd import identity_loss
@@ -25,41 +24,26 @@ from robustkd.defenses.training.seeding import derived_seed
 from robustkd.defenses.training.steps import train_steps
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.text_to_image import TextToImageTarget
-
-SMALL: dict[str, Any] = {"channels": (8, 16), "text_width": 16, "text_layers": 1, "timesteps": 40, "sampling_steps": 3}
+from support.drawing_world import SMALL, captions, context, fitted
+from support.drawing_world import base as hardly_trained
 
 
 @pytest.fixture(scope="module")
 def data() -> Splits:
-    return load_splits("digit-captions", {"per_concept": 12}, SplitParams(validation=20))
+    return captions()
 
 
 @pytest.fixture(scope="module")
-def fit(data: Splits, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    def trained(spec: Mapping[str, Any], base: Target | None = None, *, folder: Path | None = None, log: Any = None) -> Any:
-        context = FitContext(
-            train=data.train,
-            validation=data.validation,
-            input_shape=data.input_shape,
-            num_classes=data.num_classes,
-            threat=ThreatModel.by_prompt(5),
-            seed=0,
-            device=torch.device("cpu"),
-            checkpoints=folder or tmp_path_factory.mktemp("checkpoints"),
-            targets={} if base is None else {"base": base},
-            log=log or (lambda step, metrics: None),
-        )
-        return plugins.make("defenses", spec).fit(context)
+def fit() -> Callable[..., Any]:
+    def trained(spec: Mapping[str, Any], base: BaseTarget | None = None, *, folder: Path | None = None, log: Any = None) -> Any:
+        return fitted(spec, folder, log, **({} if base is None else {"base": base}))
 
     return trained
 
 
 @pytest.fixture(scope="module")
-def base(fit: Callable[..., Any]) -> TextToImageTarget:
-    made: TextToImageTarget = fit(
-        {"kind": "text-to-image-pretrain", "steps": 4, "batch_size": 8, "text": {"steps": 4}, **SMALL}
-    )
-    return made
+def base() -> TextToImageTarget:
+    return hardly_trained()
 
 
 @pytest.mark.parametrize(("wording", "kinds"), [("direct", {"direct"}), ("captions", {"direct", "indirect"})])
@@ -136,7 +120,7 @@ def test_esd_minimises_its_equation(fit: Callable[..., Any], base: TextToImageTa
     fit(spec, base, log=lambda step, metrics: said.append(metrics["erase_loss"]))
     generator = torch.Generator().manual_seed(derived_seed(0, "erase/0"))
     forbidden = dict.fromkeys(data.train.where("role", "forbidden")["concept"])
-    erasure = begin(_context(data, base), ErasingParams(base="base"))
+    erasure = begin(context(base=base), ErasingParams(base="base"))
     prompts = erasure.forget.draw(3, generator)
     assert set(prompts) <= set(forbidden)
     z, t = partially_denoised(base, base.encode(base.tokenize(prompts)), 3.0, generator)
@@ -242,7 +226,7 @@ def test_uce_takes_an_erased_concept_for_nothing(fit: Callable[..., Any], base: 
 
 
 def test_the_attack_on_the_prefix_brings_the_prediction_nearer(base: TextToImageTarget, data: Splits) -> None:
-    erasure = begin(_context(data, base), ErasingParams(base="base"))
+    erasure = begin(context(base=base), ErasingParams(base="base"))
     with torch.no_grad():
         erasure.target.embedding.weight.mul_(3)
     generator = torch.Generator().manual_seed(0)
@@ -335,17 +319,3 @@ def test_nothing_is_erased_from_a_classifier(fit: Callable[..., Any]) -> None:
     network = ClassifierTarget.from_model("tiny-cnn", input_shape=(1, 8, 8), num_classes=10)
     with pytest.raises(UsageError, match="is a classifier, where a text-to-image is needed"):
         fit({"kind": "esd", "base": "base"}, network)
-
-
-def _context(data: Splits, base: TextToImageTarget) -> FitContext:
-    return FitContext(
-        train=data.train,
-        validation=data.validation,
-        input_shape=data.input_shape,
-        num_classes=data.num_classes,
-        threat=ThreatModel.by_prompt(5),
-        seed=0,
-        device=torch.device("cpu"),
-        checkpoints=Path(),
-        targets={"base": base},
-    )

@@ -44,6 +44,56 @@ def language_model(folder: Path, **config: Any) -> Path:
     return folder
 
 
+def tiny_unet(**other: Any) -> Any:
+    """Diffusers' conditional UNet with random weights, of two blocks; ``other`` are its parameters that differ."""
+    from diffusers import UNet2DConditionModel
+
+    config: dict[str, Any] = {"cross_attention_dim": 16, "attention_head_dim": 2, **other}
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        **config,
+    )
+
+
+def tiny_vae(**other: Any) -> Any:
+    """Diffusers' autoencoder with random weights, of 16x16 pictures in four channels of 8x8."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+        **other,
+    )
+
+
+def diffusers_pipeline(folder: Path, kind: Any = None) -> Any:
+    """Diffusers' own, of this kind, from the parts in a folder in its layout; default Stable Diffusion's."""
+    import diffusers
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    made = (kind or diffusers.StableDiffusionPipeline)(
+        vae=diffusers.AutoencoderKL.from_pretrained(folder / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        unet=diffusers.UNet2DConditionModel.from_pretrained(folder / "unet"),
+        scheduler=diffusers.DDIMScheduler.from_pretrained(folder / "scheduler"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
 def stable_diffusion(folder: Path) -> Path:
     """Stable Diffusion's parts of a few thousand weights."""
     import diffusers
@@ -55,23 +105,7 @@ def stable_diffusion(folder: Path) -> Path:
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 1}
     text = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=12, **sizes, **ends))
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        sample_size=16,
-    )
+    unet, vae = tiny_unet(), tiny_vae()
     parts: dict[str, Any] = {"unet": unet, "vae": vae, "text_encoder": text, "tokenizer": tokenizer}
     for name, part in (parts | {"scheduler": diffusers.DDIMScheduler()}).items():
         part.save_pretrained(folder / name)
@@ -99,29 +133,16 @@ def sdxl(folder: Path, **index: Any) -> Path:
     second = CLIPTextConfig(
         hidden_size=24, intermediate_size=32, projection_dim=8, eos_token_id=tokenizer.eos_token_id, **sizes, **ends
     )
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    unet = tiny_unet(
         cross_attention_dim=16 + 24,
         attention_head_dim=(2, 4),
-        norm_num_groups=4,
         use_linear_projection=True,
         transformer_layers_per_block=(1, 2),
         addition_embed_type="text_time",
         addition_time_embed_dim=4,
         projection_class_embeddings_input_dim=8 + 6 * 4,
     )
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        sample_size=16,
-        scaling_factor=0.13025,
-    )
+    vae = tiny_vae(scaling_factor=0.13025)
     scheduler = diffusers.EulerDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
     )
