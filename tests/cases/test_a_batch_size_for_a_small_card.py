@@ -63,6 +63,7 @@ def run(folder: Path, out: str, *options: object, campaign: str = "small.yaml") 
     return robustkd_command("run", folder / campaign, "--out", folder / out, "--workers", 0, "--no-track", "--quiet", *options)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_escalation")
 def test_it_can_be_said_in_the_campaign_in_a_profile_and_in_the_command(folder: Path) -> None:
     assert run(folder, "unbounded") == 3  # 20 samples at once

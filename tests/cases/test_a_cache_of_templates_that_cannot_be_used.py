@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import robustkd
 
 CAMPAIGN = """
@@ -29,6 +31,7 @@ def report(folder: Path, cache: Path) -> str:
     return (folder / "out" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_there_is_no_folder_or_is_damaged_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(CAMPAIGN)
     robustkd.run(tmp_path / "c.yaml", tmp_path / "out", workers=0, device="cpu", track=False)

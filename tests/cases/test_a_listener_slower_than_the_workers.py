@@ -38,6 +38,7 @@ class Slow(Observer):
         time.sleep(1)  # until the driver could have heard of it
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_workers_get_their_next_cells_meanwhile(tmp_path):
     plan = planning.build(spec.from_text(tiny_campaign("slow", train=60, test=12, attacks=ATTACKS), "s.yaml", None))

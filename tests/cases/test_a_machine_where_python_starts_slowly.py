@@ -18,6 +18,7 @@ if any("engines.child" in word for word in sys.orig_argv):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_what_a_cell_may_take_begins_when_the_cell_does(tmp_path, monkeypatch):
     (tmp_path / "slow").mkdir()

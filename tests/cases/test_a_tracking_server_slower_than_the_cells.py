@@ -32,6 +32,7 @@ class LooksAndLetsItBegin(Observer):
         self.answers.set()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_what_waits_holds_no_images_and_all_of_them_arrive(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

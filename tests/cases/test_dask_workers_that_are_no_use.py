@@ -158,6 +158,7 @@ class InOrder(Observer):
         self.ended.append(cell.title)
 
 
+@pytest.mark.slow
 def test_a_worker_that_keeps_what_a_cell_returned_holds_up_no_other(cluster, tmp_path, monkeypatch):
     """A suspended one does. The driver asked for what ended cells returned one after the other, each for as long as it took."""
     fetched, seen = distributed.Future._result, InOrder()

@@ -78,7 +78,7 @@ def test_an_attack_sees_a_rejection_as_the_label():
     assert oracle.is_adversarial(logits, rows).tolist() == [False, True, False, False]
 
 
-@pytest.mark.parametrize("attack", ["pgd", "apgd-ce", "fab", "hopskipjump", "nes"])
+@pytest.mark.parametrize("attack", ["pgd", "apgd-ce", "fab", pytest.param("hopskipjump", marks=pytest.mark.slow), "nes"])
 def test_attacks_find_the_strip_that_is_wrong_and_accepted(attack):
     """Between 0.5 and 0.65: an attack that goes on to the end of its budget lands beyond."""
     target, x = line(0.65), pixels(0.3, 0.35, 0.45)

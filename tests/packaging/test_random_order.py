@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 DRAWN: list[float] = []
 
 
-@pytest.mark.parametrize("more", [[], pytest.param(["-n", "1"], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["-n", "1"]])
 def test_the_seed_is_told_although_the_suite_is_quiet(more: list[str]) -> None:
     line = [
         sys.executable,
