@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -53,7 +54,8 @@ def problems_of(error: ValidationError, model: type[BaseModel], prefix: KeyPath,
         if item["type"] == "extra_forbidden":
             path = (*(part for part in item["loc"][:-1] if part in path), item["loc"][-1])
             known = [*_keys_at(model, path[:-1]), *(also if len(path) == 1 else ())]
-            found.append(Problem((*prefix, *path), "unknown key", close_to(str(path[-1]), known)))
+            fix = suggestion(str(path[-1]), known) or _elsewhere(model, prefix, str(path[-1])) or close_to(str(path[-1]), known)
+            found.append(Problem((*prefix, *path), "unknown key", fix))
         elif item["type"] == "missing":
             found.append(Problem((*prefix, *path), "this key is missing", None))
         else:
@@ -75,6 +77,24 @@ def _keys_at(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
         if inner:
             model = inner[0]
     return list(model.model_fields)
+
+
+def _elsewhere(model: type[BaseModel], prefix: KeyPath, key: str) -> str | None:
+    """Where in ``model``, which is at ``prefix``, the key is known, in a clause: there, or below the first of its fields that has it."""
+    if key in model.model_fields:
+        where = f"a key of '{prefix[-1]}'" if prefix else "a key of the file itself, at its left margin"
+        return f"'{key}' is {where}"
+    for name, field_info in model.model_fields.items():
+        if any(key in inner.model_fields for inner in _itself(field_info.annotation)):
+            return f"'{key}' is a key of '{name}': write it below that"
+    return None
+
+
+def _itself(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a value may be, and not those that it may hold."""
+    if get_origin(annotation) in (Union, UnionType):
+        return [model for item in get_args(annotation) for model in _itself(item)]
+    return _models_in(annotation) if isinstance(annotation, type) else []
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
