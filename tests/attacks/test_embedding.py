@@ -149,7 +149,7 @@ def test_a_target_is_asked_on_the_way_of_an_ascent(kind: type[PromptAttack]) -> 
 
 def test_all_ascents_come_to_an_end_within_few_attempts() -> None:
     attack = Embedding(EmbeddingParams(eps=(0.001, 0.002), restarts=1, steps=4, asks=3))
-    found, target = _attacked(attack, attempts=3)
+    found, _ = _attacked(attack, attempts=3)
     assert not found.outcome.success.any()
     assert found.outcome.attempts.tolist() == [2, 2, 2]
     assert found.outcome.backwards.tolist() == [8, 8, 8]

@@ -108,6 +108,9 @@ def attempt_with_ascent(
     ends = sorted({round(pgd.steps * number / asks) for number in range(1, asks + 1)} - {0})
 
     def ask(rows: Tensor) -> None:
+        rows = rows[torch.isin(rows, attempts.open)]  # where memory ran out on the way, some may be done
+        if not len(rows):
+            return
         suffix = words[suffixes.select(rows).integers((slots,), len(words))]
         ascent = Ascent(pgd, target, batch, rows, suffix, starts.select(rows) if starts else None)
         for before, end in zip((0, *ends), ends, strict=False):
