@@ -149,6 +149,47 @@ def test_without_feedback_no_answer_is_shown(kind):
         assert any("SECRET" in text for text in writing) == feedback
 
 
+def test_tap_asks_the_nearest_prompt_where_all_are_called_off_the_topic():
+    """The authors' tree is never empty: a reader of topics that says No to everything does not make a target robust."""
+    writer = Writer()
+
+    def rule(asked: Request) -> str:
+        return "No" if asked.prompt.startswith("Prompt:") else writer(asked)
+
+    found, asked = attacked("tap", Script(lambda one: f"No: {one.prompt}"), Script(rule), 20, depth=3, branches=2, width=1)
+    assert [number(one.prompt) for one in asked] == [2, 22, 222]
+    assert found.outcome.attempts.tolist() == [3]
+
+
+def test_pair_shows_several_prompts_so_that_a_greedy_attacker_does_not_go_in_circles():
+    def fresh(asked: Request) -> str:
+        return next(f"try {count}" for count in range(1, 9) if f"prompt: try {count}\n" not in asked.prompt)
+
+    target = Script(lambda one: "It is 4711." if one.prompt == "try 4" else "No.")
+    found, asked = attacked("pair", target, Script(fresh), 8, strategies=["Shout."], rounds=8)
+    assert [one.prompt for one in asked] == ["try 1", "try 2", "try 3", "try 4"]
+    assert found.outcome.success.all()
+
+
+@pytest.mark.parametrize(("kind", "feedback"), [("goat", True), ("goat", False), ("crescendo", True), ("crescendo", False)])
+def test_a_conversation_after_another_begins_in_another_way(kind, feedback):
+    """The authors sample their attackers; a greedy one that is told the same leads the same conversation again."""
+
+    def fresh(asked: Request) -> str:
+        return "more" if "You said" in asked.prompt else f"way {asked.prompt.count('- way') + 1}"
+
+    _, asked = attacked(kind, Script(lambda one: "Fine."), Script(fresh), 6, rounds=2, feedback=feedback)
+    assert [one.prompt for one in asked] == ["way 1", "more", "way 2", "more", "way 3", "more"]
+
+
+def test_crescendo_tells_of_a_conversation_that_was_refused_from_the_start():
+    def fresh(asked: Request) -> str:
+        return f"way {asked.prompt.count('- way') + 1}"
+
+    _, asked = attacked("crescendo", Script(lambda one: "I'm sorry, I can't."), Script(fresh), 4, backtracks=1)
+    assert [one.prompt for one in asked] == ["way 1", "way 1", "way 2", "way 3"]
+
+
 def test_pap_persuades_by_one_technique_after_the_other_and_its_control_by_none():
     def persuaded(asked: Request) -> str:
         return "It is 4711." if "science" in asked.prompt else "I'm sorry, but I can't."
@@ -223,6 +264,20 @@ def test_gptfuzz_without_feedback_mutates_the_templates_in_turn(tmp_path):
     assert not found.outcome.success.any()
     assert seen == ["cold {request}", "warm {request}"] * 6
     assert len(asked) == 12
+
+
+@pytest.mark.parametrize("feedback", [True, False])
+def test_gptfuzz_mutates_a_template_in_all_ways_before_it_repeats_one(tmp_path, feedback):
+    """The attacker is greedy, and a mutant that was asked before is an attempt that is lost."""
+    seeds = [f"seed {number} {{request}}" for number in range(5)]
+    (tmp_path / "seeds.csv").write_text("\n".join(["template", *seeds, ""]), encoding="utf-8")
+
+    def mutate(asked: Request) -> str:
+        return f"{{request}} {abs(hash(asked.prompt))}"
+
+    params = {"templates": tmp_path / "seeds.csv", "feedback": feedback}
+    _, asked = attacked("gptfuzz", Script(lambda one: "I'm sorry, but I can't."), Script(mutate), 25, **params)
+    assert len({one.prompt for one in asked}) == len(asked) == 25
 
 
 @pytest.mark.parametrize("kind", ["pap", "goat", "gptfuzz"])

@@ -50,15 +50,17 @@ class Listening(CausalLMTarget):
         return super().respond(asked)
 
 
-def _attacked(attack: PromptAttack, rows: Sequence[int] = (0, 1, 2)) -> tuple[Evaluation, Listening]:
+def _attacked(
+    attack: PromptAttack, rows: Sequence[int] = (0, 1, 2), *, make: type[Listening] | None = None, attempts: int = 20
+) -> tuple[Evaluation, Listening]:
     plain = toy_language_model(WORDS, hidden_size=32)
-    target = Listening(plain.module, plain.tokenizer, max_new_tokens=6)
+    target = (make or Listening)(plain.module, plain.tokenizer, max_new_tokens=6)
     target.heard = []
     columns = {name: tuple(texts[row] for row in rows) for name, texts in REQUESTS.items()}
     judges = {"begins": Begins()}
     batch = prepare(target, Prompts(columns, np.zeros(len(rows), dtype=np.int64)), np.array(rows), judges)
     target.heard.clear()
-    threat = attack.threat_for(ThreatModel.by_prompt(20))
+    threat = attack.threat_for(ThreatModel.by_prompt(attempts))
     found = evaluate_prompt_attack(target, attack, batch, threat, judges)
     assert not batch.unattacked.complied.any()
     return found, target
@@ -75,7 +77,7 @@ def _moves(target: Listening, asked: Request) -> Tensor:
 def test_every_attempt_is_within_eps_of_the_prompt(norm: str, direction: str) -> None:
     """The smallest eps comes first, each with its restarts; in linf a coordinate moves by eps / sqrt(D) at most."""
     params = EmbeddingParams.model_validate(
-        {"eps": [1.5, 0.001], "steps": 12, "step_size": 0.2, "norm": norm, "direction": direction}
+        {"eps": [1.5, 0.001], "steps": 12, "step_size": 0.2, "norm": norm, "direction": direction, "asks": 1}
     )
     attack = Embedding(params)
     found, target = _attacked(attack)
@@ -111,9 +113,46 @@ def test_a_requests_attempts_do_not_depend_on_the_batch() -> None:
     _, together = _attacked(attack)
     _, alone = _attacked(attack, rows=[1])
     heard = [asked.embeddings for asked in together.heard if asked.prompt == REQUESTS["prompt"][1]]
-    assert len(heard) == len(alone.heard) == 2
+    assert len(heard) == len(alone.heard) == 2 * 3
     for one, other in zip(heard, alone.heard, strict=True):
         torch.testing.assert_close(one, other.embeddings)
+
+
+class OnTheWay(Listening):
+    """Answers as it is aimed at where it is moved a little, and no longer where it is moved farther."""
+
+    def respond(self, asked: Sequence[Request]) -> list[str]:
+        answers = super().respond(asked)
+        sizes = [
+            float(_moves(self, one).norm(dim=1).max()) / self.embedding_norm if one.embeddings is not None else 9
+            for one in asked
+        ]
+        aims = dict(zip(REQUESTS["prompt"], REQUESTS["target"], strict=True))
+        return [aims[one.prompt] if size < 0.5 else "no" for one, size, _ in zip(asked, sizes, answers, strict=True)]
+
+
+@pytest.mark.parametrize("kind", [Embedding, SoftPrompt])
+def test_a_target_is_asked_on_the_way_of_an_ascent(kind: type[PromptAttack]) -> None:
+    """The authors generate every few steps: where the beginning of the answer is likeliest, the rest may be wrong again."""
+    params = {"steps": 8, "restarts": 1, "asks": 4, **({"eps": (2.0,)} if kind is Embedding else {"slots": 2})}
+    attack = kind(kind.Params(**params, step_size=0.05 if kind is Embedding else 0.1))
+    found, target = _attacked(attack, make=OnTheWay if kind is Embedding else Listening)
+    if kind is Embedding:
+        assert found.outcome.success.all()
+        assert (found.outcome.attempts <= 2).all()
+    heard = [one.embeddings for one in target.heard if one.prompt == REQUESTS["prompt"][0]]
+    count = int(found.outcome.attempts[0])
+    assert len(heard) == count
+    assert found.outcome.backwards[0] == 2 * count  # a part of the steps before each attempt
+    assert found.outcome.forwards[0] >= 3 * count
+
+
+def test_all_ascents_come_to_an_end_within_few_attempts() -> None:
+    attack = Embedding(EmbeddingParams(eps=(0.001, 0.002), restarts=1, steps=4, asks=3))
+    found, _ = _attacked(attack, attempts=3)
+    assert not found.outcome.success.any()
+    assert found.outcome.attempts.tolist() == [2, 2, 2]
+    assert found.outcome.backwards.tolist() == [8, 8, 8]
 
 
 def test_a_request_without_an_aim_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,6 +279,12 @@ def test_more_steps_are_never_worse(kind, target):
     assert np.mean(found[-1]) < np.mean(found[0])
 
 
+def test_autodan_looks_at_other_prompts_in_each_generation(target):
+    """At the paper's rate of mutation few children of short templates differ from what was looked at before."""
+    spent = attack("autodan", target, batch_of(REQUESTS[:1], AIMS[:1]), generations=8, population=10).passes[0]
+    assert spent.item() == 10 + 7 * 9  # the best one lives on
+
+
 def test_gcg_ends_where_no_single_swap_helps():
     target = lm()
     asked = attack("gcg", target, attempts=Noted(4, budget=1), tokens=2, steps=8, width=40, top_k=20).asked

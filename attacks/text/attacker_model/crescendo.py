@@ -5,7 +5,8 @@
         turns <- turns + (prompt, answer);    where the model refused, the turn is taken back and another one written (a backtrack)
 
 A model that refuses a request may help with each of the steps to it. It needs a target that takes a conversation, and an attacker that
-can lead one: a small one leads nowhere, so its failure says nothing about the target. A refusal is told by its words.
+can lead one: a small one leads nowhere, so its failure says nothing about the target. A refusal is told by its words. The attacker
+answers greedily, so after a conversation it is told how those before began.
 
 Control: ``feedback: false``: as many turns, by an attacker that is not shown the answers.
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.attacks.text.attacker_model.writer import LONGEST, WriterParams, WritingAttack, said
+from robustkd.attacks.text.attacker_model.writer import LONGEST, WriterParams, WritingAttack, begun, said
 from robustkd.contracts import Attempts, GenerativeTarget, PromptAttack, PromptBatch, Request, ThreatModel
 from robustkd.contracts.prompts import Turn
 from robustkd.contracts.random import SampleRng
@@ -45,6 +46,7 @@ class Crescendo(WritingAttack):
     Params = CrescendoParams
     needs = PromptAttack.needs | {"conversation"}
     source = "Russinovich et al. 2024, arXiv:2404.01833"
+    version = "2"  # 1 did not tell the attacker of the conversations before, so a greedy one led the same again
 
     def search(
         self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
@@ -57,9 +59,10 @@ class Crescendo(WritingAttack):
         p, requests = self.params, batch.requests["prompt"]
         turns: dict[int, tuple[Turn, ...]] = dict.fromkeys(attempts.open.tolist(), ())
         refused: dict[int, list[str]] = {row: [] for row in turns}
+        firsts: dict[int, list[str]] = {row: [] for row in turns}
         while len(rows := attempts.open):
             places = rows.tolist()
-            told = [self._told(requests[row], turns[row], refused[row]) for row in places]
+            told = [self._told(requests[row], turns[row], refused[row], firsts[row]) for row in places]
             written = self.written(told, [requests[row] for row in places])
             attempts(rows, [Request(text, turns=turns[row]) for row, text in zip(places, written, strict=True)])
             for row, text in zip(places, written, strict=True):
@@ -69,9 +72,10 @@ class Crescendo(WritingAttack):
                 else:
                     turns[row] = (*turns[row], (text, answer))
                 if len(turns[row]) >= p.rounds or len(refused[row]) > p.backtracks:
+                    firsts[row].append(turns[row][0][0] if turns[row] else refused[row][0])
                     turns[row], refused[row] = (), refused[row][-1:]
 
-    def _told(self, request: str, turns: tuple[Turn, ...], refused: list[str]) -> str:
-        shown = (_TURN.format(prompt=text[:LONGEST], answer=self.answer(answer)) for text, answer in turns)
+    def _told(self, request: str, turns: tuple[Turn, ...], refused: list[str], firsts: list[str]) -> str:
+        shown = "".join(_TURN.format(prompt=text[:LONGEST], answer=self.answer(answer)) for text, answer in turns)
         last = _REFUSED.format(prompt=refused[-1][:LONGEST]) if refused and self.params.feedback else ""
-        return _TASK.format(request=request, turns="".join(shown), refused=last)
+        return _TASK.format(request=request, turns=shown or begun(firsts), refused=last)

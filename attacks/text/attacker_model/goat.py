@@ -6,7 +6,8 @@
 
 Unlike ``crescendo`` it has no fixed path and takes no turn back: it says what it makes of the answers, and mixes the attacks. It needs a
 target that takes a conversation, and an attacker that can lead one: a small one leads nowhere, so its failure says nothing about the
-target. An attacker that does not keep to the form is taken at its word: all that it says is the reply.
+target. An attacker that does not keep to the form is taken at its word: all that it says is the reply. The authors sample the attacker,
+so that each conversation is another one; here it answers greedily, and is told how the conversations before began.
 
 Control: ``feedback: false``: as many messages, by an attacker that is not shown the answers.
 
@@ -20,7 +21,7 @@ import re
 
 from pydantic import Field
 
-from robustkd.attacks.text.attacker_model.writer import LONGEST, WriterParams, WritingAttack, said
+from robustkd.attacks.text.attacker_model.writer import LONGEST, WriterParams, WritingAttack, begun, said
 from robustkd.contracts import Attempts, GenerativeTarget, PromptAttack, PromptBatch, Request, ThreatModel
 from robustkd.contracts.prompts import Turn
 from robustkd.contracts.random import SampleRng
@@ -57,6 +58,7 @@ class GOAT(WritingAttack):
     Params = GOATParams
     needs = PromptAttack.needs | {"conversation"}
     source = "Pavlova et al. 2024, arXiv:2410.01606"
+    version = "2"  # 1 did not tell the attacker of the conversations before, so a greedy one led the same again
 
     def search(
         self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
@@ -68,21 +70,24 @@ class GOAT(WritingAttack):
         """
         requests = batch.requests["prompt"]
         turns: dict[int, tuple[Turn, ...]] = dict.fromkeys(attempts.open.tolist(), ())
+        firsts: dict[int, list[str]] = {row: [] for row in turns}
         while len(rows := attempts.open):
             places = rows.tolist()
-            written = self.written([self._told(requests[row], turns[row]) for row in places], [requests[row] for row in places])
+            told = [self._told(requests[row], turns[row], firsts[row]) for row in places]
+            written = self.written(told, [requests[row] for row in places])
             replies = [reply_in(text) or requests[row] for row, text in zip(places, written, strict=True)]
             attempts(rows, [Request(reply, turns=turns[row]) for row, reply in zip(places, replies, strict=True)])
             for row, reply in zip(places, replies, strict=True):
                 # A template shows an empty message in ways of its own, so no answer is told in words.
                 turns[row] = (*turns[row], (reply, said(attempts.answers[row]).strip() or "(no answer)"))
                 if len(turns[row]) >= self.params.rounds:
+                    firsts[row].append(turns[row][0][0])
                     turns[row] = ()
 
-    def _told(self, request: str, turns: tuple[Turn, ...]) -> str:
+    def _told(self, request: str, turns: tuple[Turn, ...], firsts: list[str]) -> str:
         shown = "".join(_TURN.format(prompt=text[:LONGEST], answer=self.answer(answer)) for text, answer in turns)
         toolbox = "\n".join(f"- {attack}" for attack in self.params.toolbox)
-        return _TASK.format(toolbox=toolbox, request=request, turns=shown)
+        return _TASK.format(toolbox=toolbox, request=request, turns=shown or begun(firsts))
 
 
 def reply_in(text: str) -> str:

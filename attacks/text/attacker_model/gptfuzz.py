@@ -5,14 +5,14 @@
         mutant <- attacker(mutation, seed);   answer <- target(mutant with the request);   stop if the judge says so
         reward of the seed: 1 where the answer is no refusal;   then the mutant joins the pool, with that try as its first
 
-The mutations are in turn: another text of the kind, two texts crossed, a longer one, a shorter one, other words. A mutant without the place
-of the request is no template: its seed is asked instead.
+Each template's mutations are in turn: another text of the kind, two texts crossed, a longer one, a shorter one, other words. A mutant
+without the place of the request is no template: its seed is asked instead.
 
 Control: ``feedback: false``: as many mutants, of the templates in turn, whatever was answered; none joins the pool.
 
 Source: Yu et al.: GPTFUZZER: red teaming large language models with auto-generated jailbreak prompts (2023), arXiv:2309.10253, section 3.
 Theirs fuzzes for many requests at once and rewards by a judge; here every request is fuzzed by itself, rewarded by the words of a refusal,
-and the selection is UCB without their tree.
+and the selection is UCB without their tree. They draw the mutation at random; the authors' code also asks a mutant with its seed behind it.
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ class GPTFuzz(WritingAttack):
 
     Params = GPTFuzzParams
     source = "Yu et al. 2023, arXiv:2309.10253"
+    version = (
+        "2"  # 1 took the mutations in turn over all templates, so that a greedy attacker wrote some mutants again and again
+    )
 
     def files(self) -> list[Path]:
         """The file of templates, if one was given."""
@@ -84,7 +87,7 @@ class GPTFuzz(WritingAttack):
         while len(rows := attempts.open):
             places = rows.tolist()
             chosen = [self._chosen(pools[row], number) for row in places]
-            told = [self._told(pools[row], seed, number) for row, seed in zip(places, chosen, strict=True)]
+            told = [self._told(pools[row], seed) for row, seed in zip(places, chosen, strict=True)]
             seeds = [seed.template for seed in chosen]
             mutants = [
                 text if text.count(REQUEST) == 1 else own for text, own in zip(self.written(told, seeds), seeds, strict=True)
@@ -108,8 +111,9 @@ class GPTFuzz(WritingAttack):
             key=lambda seed: seed.rewards / max(1, seed.tries) + self.params.exploration * math.sqrt(bonus / (seed.tries + 1)),
         )
 
-    def _told(self, pool: list[Seed], seed: Seed, number: int) -> str:
-        mutation = number % len(_MUTATIONS)
-        other = pool[(pool.index(seed) + 1) % len(pool)]
+    def _told(self, pool: list[Seed], seed: Seed) -> str:
+        place = next(place for place, one in enumerate(pool) if one is seed)
+        mutation = (place + seed.tries) % len(_MUTATIONS)
+        other = pool[(place + 1 + seed.tries // len(_MUTATIONS)) % len(pool)]
         beside = _OTHER.format(seed=other.template) if mutation == _CROSSED else ""
         return _TASK.format(request=REQUEST, mutation=_MUTATIONS[mutation], seed=seed.template, other=beside)

@@ -2,7 +2,7 @@
 
     leaves <- {request};   repeat ``depth`` times:
         branch:  each leaf gets ``branches`` prompts, each an improvement of the leaf by another strategy
-        prune:   leave out those that no longer ask for what the request asks
+        prune:   leave out those that no longer ask for what the request asks, all but the nearest one where none does
         ask:     answer <- target(prompt);   stop if the judge says so
         prune:   keep the ``width`` leaves whose answers come nearest to what is asked for
 
@@ -58,6 +58,7 @@ class TAP(WritingAttack):
 
     Params = TAPParams
     source = "Mehrotra et al. 2023, arXiv:2312.02119"
+    version = "2"  # 1 asked nothing at all where the attacker called every prompt off the topic
 
     @override
     def most_attempts(self, allowed: int) -> int:
@@ -86,15 +87,26 @@ class TAP(WritingAttack):
         prompts, leaves = batch.requests["prompt"], {row: [Leaf()] for row in attempts.open.tolist()}
         for _ in range(self.params.depth):
             asked: dict[int, list[Leaf]] = {row: [] for row in leaves}
+            nearest: dict[int, tuple[float, str]] = {}
             for place in range(max(len(of) for of in leaves.values()) * self.params.branches if leaves else 0):
                 leaf, branch = divmod(place, self.params.branches)
                 rows = [row for row in attempts.open.tolist() if leaf < len(leaves[row])]
                 written = self._branch(batch, rows, [leaves[row][leaf] for row in rows], branch)
-                kept = self._on_topic(dict(zip(rows, written, strict=True)), prompts)
-                attempts(torch.tensor([*kept], dtype=torch.int64), [Request(prompt) for prompt in kept.values()])
-                for row, prompt in kept.items():
-                    asked[row].append(Leaf(prompt, said(attempts.answers[row])))
+                sure = self._on_topic(written, [prompts[row] for row in rows])
+                for row, text, yes in zip(rows, written, sure, strict=True):
+                    if row not in nearest or yes > nearest[row][0]:
+                        nearest[row] = yes, text
+                kept = {row: text for row, text, yes in zip(rows, written, sure, strict=True) if not yes < 0.5}
+                self._ask(attempts, kept, asked)
+            # A judge of topics that is wrong about a request must not spare it, and the authors' tree is never empty either.
+            left = {row: nearest[row][1] for row in attempts.open.tolist() if row in nearest and not asked[row]}
+            self._ask(attempts, left, asked)
             leaves = {row: self._kept(prompts[row], asked[row]) or leaves[row] for row in attempts.open.tolist()}
+
+    def _ask(self, attempts: Attempts, prompts: dict[int, str], asked: dict[int, list[Leaf]]) -> None:
+        attempts(torch.tensor([*prompts], dtype=torch.int64), [Request(prompt) for prompt in prompts.values()])
+        for row, prompt in prompts.items():
+            asked[row].append(Leaf(prompt, said(attempts.answers[row])))
 
     def _branch(self, batch: PromptBatch, rows: list[int], leaves: list[Leaf], branch: int) -> list[str]:
         """A prompt from each of these leaves, by one strategy."""
@@ -110,10 +122,10 @@ class TAP(WritingAttack):
         ]
         return self.written(told, [requests["prompt"][row] for row in rows])
 
-    def _on_topic(self, written: dict[int, str], requests: tuple[str, ...]) -> dict[int, str]:
-        """Those that still ask for what the request asks."""
-        sure = self._yes([_ON_TOPIC.format(prompt=text, request=requests[row]) for row, text in written.items()])
-        return {row: text for (row, text), yes in zip(written.items(), sure, strict=True) if not yes < 0.5}
+    def _on_topic(self, written: list[str], requests: list[str]) -> list[float]:
+        """How sure the attacker is that each still asks for what its request asks."""
+        questions = [_ON_TOPIC.format(prompt=text, request=request) for text, request in zip(written, requests, strict=True)]
+        return [float(yes) for yes in self._yes(questions)]
 
     def _kept(self, request: str, asked: list[Leaf]) -> list[Leaf]:
         """The leaves whose answers come nearest; those that nobody can score come last."""

@@ -3,17 +3,19 @@
     max_{v_1..v_k} log p(beginning of the answer | embedded prompt, v_1..v_k)
 
 The strongest that an attacker with the weights can append, and stronger than any text of as many tokens: no defense of the
-prompt alone has been seen to hold against it. It tells what a model still knows, beside ``prefill``.
+prompt alone has been seen to hold against it. It tells what a model still knows, beside ``prefill``. Vectors that make the beginning
+likeliest may make the rest wrong, so the target is also asked on the way.
 
 Source: Schwinn et al.: Soft prompt threats (NeurIPS 2024), section 3; Lester et al.: The power of scale for parameter-efficient
-prompt tuning (EMNLP 2021), whose initialisation by tokens of the vocabulary it takes.
+prompt tuning (EMNLP 2021), whose initialisation by tokens of the vocabulary it takes; asked on the way as in the authors' code,
+github.com/SchwinnL/LLM_Embedding_Attack (generate_interval).
 """
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.attacks.text.embedding_space.embedding import attempt_with_ascent
+from robustkd.attacks.text.embedding_space.embedding import asks_each, attempt_with_ascent
 from robustkd.attacks.text.engine.continuous import Direction, EmbeddingPGD
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
 from robustkd.contracts import Attempts, EmbeddingRadius, Params, PromptAttack, PromptBatch, ThreatModel
@@ -29,6 +31,7 @@ class SoftPromptParams(Params):
     step_size: float = Field(0.1, gt=0, description="length of every vector's step, relative to the mean embedding norm")
     direction: Direction = Field("sign", description="step along the sign of the gradient, or along the gradient")
     restarts: int = Field(3, ge=1, description="trainings from other tokens of the vocabulary")
+    asks: int = Field(5, ge=1, description="attempts during each training, as far as the attempts are enough for all trainings")
 
 
 class SoftPrompt(PromptAttack[CausalLMTarget]):
@@ -39,7 +42,7 @@ class SoftPrompt(PromptAttack[CausalLMTarget]):
     gradients = True
     space = "embeddings"
     source = "Schwinn et al. 2024, arXiv:2402.09063"
-    version = "2"  # 1 took the table's norms for a unit, which Gemma scales
+    version = "3"  # 1 took the table's norms for a unit, which Gemma scales; 2 asked at the end of each training alone
 
     @property
     def _reach(self) -> float:
@@ -53,13 +56,14 @@ class SoftPrompt(PromptAttack[CausalLMTarget]):
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:
-        """One attempt after each training: ``steps + 1`` forward passes, ``steps`` backward.
+        """``asks`` attempts with each training: ``steps + asks`` forward passes, ``steps`` backward.
 
         Raises:
             DataError: a request has no ``target``.
         """
         p = self.params
         words = Vocabulary.of(target).words
+        asks = asks_each(p.asks, p.restarts, attempts.budget)
         pgd = EmbeddingPGD(self._reach, p.steps, p.step_size, "l2", p.direction)
         for restart in range(p.restarts):
-            attempt_with_ascent(pgd, target, batch, attempts, words, p.slots, rng.fork(restart), None)
+            attempt_with_ascent(pgd, target, batch, attempts, words, p.slots, rng.fork(restart), None, asks)

@@ -92,10 +92,20 @@ class PGDConfig:
 
 @dataclass(frozen=True)
 class BestPerturbation:
-    """The best point of each sample: ``d`` (B, .., D) without a graph, and its ``value`` (B,)."""
+    """The best point of each sample: ``d`` (B, .., D) without a graph, its ``value`` (B,), and the ``last`` point, as ``d``."""
 
     d: Tensor
     value: Tensor
+    last: Tensor
+
+    def select(self, rows: Tensor) -> BestPerturbation:
+        """Those of some samples."""
+        return BestPerturbation(self.d[rows], self.value[rows], self.last[rows])
+
+    def or_earlier(self, earlier: BestPerturbation) -> BestPerturbation:
+        """The better of both for each sample, and this one's last point."""
+        better = (self.value > earlier.value).reshape(-1, *[1] * (self.d.dim() - 1))
+        return BestPerturbation(torch.where(better, self.d, earlier.d), self.value.maximum(earlier.value), self.last)
 
 
 def maximize(module: nn.Module, value: Value, ball: VectorBall, start: Tensor, how: PGDConfig) -> BestPerturbation:
@@ -123,7 +133,7 @@ def maximize(module: nn.Module, value: Value, ball: VectorBall, start: Tensor, h
             if not last:
                 (gradient,) = torch.autograd.grad(total, d)
                 d = ball.project(d.detach() + how.step(gradient))
-    return BestPerturbation(best, highest)
+    return BestPerturbation(best, highest, d.detach())
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,12 @@ class EmbeddingPGD:
     direction: Direction = "sign"
 
     def __call__(
-        self, target: CausalLMTarget, batch: TokenBatch, moved: Tensor, rng: SampleRng | None = None
+        self,
+        target: CausalLMTarget,
+        batch: TokenBatch,
+        moved: Tensor,
+        rng: SampleRng | None = None,
+        start: Tensor | None = None,
     ) -> BestPerturbation:
         """Perturbations (B, T, D) of the embedded ``batch`` that make its completions as likely as they can.
 
@@ -152,12 +167,14 @@ class EmbeddingPGD:
             batch: conversations with a completion each.
             moved: (B, T) bool, the tokens whose embeddings may be moved.
             rng: of a random start; None starts at the embeddings themselves.
+            start: (B, T, D) perturbations of this ball to begin with instead.
         """
         with torch.no_grad():
             clean = target.embed(batch.ids)
         unit = torch.full((1, 1, 1), target.embedding_norm, device=clean.device)
         ball = VectorBall(moved.unsqueeze(-1), self.eps * unit, self.norm)
-        start = torch.zeros_like(clean, dtype=torch.float32) if rng is None else ball.random_point(rng, clean.shape[-1])
+        if start is None:
+            start = torch.zeros_like(clean, dtype=torch.float32) if rng is None else ball.random_point(rng, clean.shape[-1])
 
         def likelihood(d: Tensor) -> Tensor:
             return target.completion_logprob(batch, (clean + d).to(clean.dtype))

@@ -5,6 +5,7 @@
     children: the parents' sentences, exchanged one by one;  some of them give way to any template's
     some words are replaced by others, which are the likelier the better the prompts have been that they were in:
         score(w) <- (score(w) + mean of -loss over the prompts with w) / 2
+    a child that was looked at before is reworded until it is another one
 
 The prompts read like text, so no filter of perplexity stops them, and no gradient is needed. It stands and falls with the templates
 that it begins with: give it good ones by ``templates``.
@@ -45,6 +46,8 @@ class AutoDANParams(TemplateParams):
 
 
 _WORST = 100.0
+_TRIES = 100
+"""How often a child that is known is reworded, so that its pass is not lost."""
 
 Individual = tuple[tuple[str, ...], tuple[str, ...]]
 """The sentences in front of the request, and those behind it."""
@@ -56,6 +59,7 @@ class AutoDAN(TemplateAttack[CausalLMTarget]):
     Params = AutoDANParams
     needs = TemplateAttack.needs | {"tokens", "log-probabilities"}
     source = "Liu et al. 2023, arXiv:2310.04451"
+    version = "2"  # 1 let children be prompts that were known, so that three quarters of the passes were not made
 
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
@@ -134,7 +138,9 @@ class Population:
         elite = [self.members[place] for place in np.argsort(-fitness, kind="stable")[: round(p.elite * p.population)]]
         parents = self.draw.choice(len(fitness), size=(p.population - len(elite), 2), p=_softmax(fitness))
         children = [self._child(self.members[mother], self.members[father]) for mother, father in parents]
-        self.members = [*elite, *(self._reworded(child) for child in children)]
+        self.members = elite
+        for child in children:
+            self.members.append(self._another(child))
 
     def _child(self, mother: Individual, father: Individual) -> Individual:
         return self._crossed(mother[0], father[0]), self._crossed(mother[1], father[1])
@@ -156,6 +162,15 @@ class Population:
         for word, values in found.items():
             mean = float(np.mean(values))
             self.scores[word] = (self.scores.get(word, mean) + mean) / 2
+
+    def _another(self, child: Individual) -> Individual:
+        """The child, reworded until it is known no more: a population of known prompts finds nothing."""
+        child = self._reworded(child)
+        for _ in range(_TRIES if self.params.mutation else 0):
+            if child not in self.known and child not in self.members:
+                break
+            child = self._reworded(child)
+        return child
 
     def _reworded(self, child: Individual) -> Individual:
         words, chances = list(self.scores), _softmax(np.array(list(self.scores.values())))
