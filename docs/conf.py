@@ -79,7 +79,7 @@ NAVIGATION = {
         "contributing/add-a-modality",
         "contributing/faults",
     ],
-    "Evidence": ["reproductions", "papers", "benchmarks", "comparison"],
+    "Evidence": ["reproductions", "papers", "strength", "benchmarks", "comparison"],
     "Reference": ["campaign-file", *generate.INDEXES, "architecture", "security", "changelog"],
 }
 
