@@ -167,7 +167,9 @@ def genetic_search(
             )
         }
         chances = rng.fork(f"{generation}/chances").select(rows)
-        mating, mutation = (chances.fork(name).uniform((count,)).to(cost) for name, count in (("mating", p.survivors), ("mutation", size)))
+        mating, mutation = (
+            chances.fork(name).uniform((count,)).to(cost) for name, count in (("mating", p.survivors), ("mutation", size))
+        )
         draws["first"] = mating.argsort(1)[:, : p.pairs]
         population = following(population, cost, draws, mutation, words, p)
         cost = costs(population)

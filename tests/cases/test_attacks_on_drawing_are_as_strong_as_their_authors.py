@@ -1,6 +1,8 @@
-"""Searches for prompts of text-to-image models, against the loop of their authors at as many questions to the text encoder."""
+"""Attacks on text-to-image models: as strong as their authors' loops with as many passes, and at all noise levels."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ pytest.importorskip("diffusers")
 from robustkd import plugins
 from robustkd.attacks.diffusion.ring_a_bell import encoded
 from robustkd.contracts import ThreatModel
+from robustkd.evaluation.images import Evaluation
+from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets.text_to_image import TextToImageTarget
 from support.toy_text_to_image import ShowsThePicture, requests, toy
@@ -20,15 +24,40 @@ COUNT, TOKENS, POPULATION, GENERATIONS = 12, 8, 40, 40
 
 def test_the_genetic_search_of_ring_a_bell_comes_as_near() -> None:
     """Each survivor mates with probability .5 and has two children: as many children of two parents as there are survivors."""
-    judges, target = {"picture": ShowsThePicture()}, toy("xyzzy")
+    target = toy("xyzzy")
     spec = {"kind": "ring-a-bell", "tokens": TOKENS, "population": POPULATION, "generations": GENERATIONS, "strength": 0.0}
-    batch = prepare(target, requests(COUNT), np.arange(COUNT), judges)
-    found = evaluate_prompt_attack(target, plugins.make("attacks", spec), batch, ThreatModel.by_prompt(2), judges)
+    found = _attacked(target, spec, COUNT)
     with torch.no_grad():
         wanted = encoded(target, ["photo of the church"])
         ours = _costs(target, target.tokenize([said.prompt for said in found.transcripts]), wanted).mean()
         theirs = torch.stack([_authors_loop(target, wanted, np.random.default_rng(seed)) for seed in range(COUNT)]).mean()
     assert ours < 1.12 * theirs
+
+
+@pytest.mark.parametrize("steps", [40, 61])
+def test_a_training_of_vectors_sees_every_noise_level(steps: int) -> None:
+    target = toy()
+    drawer, seen = target.unet, set()
+
+    def noting(z: torch.Tensor, t: torch.Tensor, encoder_hidden_states: torch.Tensor) -> Any:
+        if torch.is_grad_enabled():
+            seen.update(t.tolist())
+        return drawer(z, t, encoder_hidden_states)
+
+    target.unet = noting
+    _attacked(target, {"kind": "concept-inversion", "steps": steps, "timesteps": 1}, count=1)
+    assert len(seen) == target.timesteps == 40
+
+
+def test_a_vector_gets_far_in_the_few_steps_of_a_small_budget() -> None:
+    """Of a model that needs a vector a spread of its embeddings away; the authors' first step goes six."""
+    assert _attacked(toy(), {"kind": "concept-inversion", "steps": 4}, count=4).outcome.success.all()
+
+
+def _attacked(target: TextToImageTarget, spec: dict[str, Any], count: int) -> Evaluation[PromptOutcome]:
+    judges, attack = {"picture": ShowsThePicture()}, plugins.make("attacks", spec)
+    batch = prepare(target, requests(count), np.arange(count), judges)
+    return evaluate_prompt_attack(target, attack, batch, attack.threat_for(ThreatModel.by_prompt(2)), judges)
 
 
 def _costs(target: TextToImageTarget, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
