@@ -9,8 +9,9 @@ on its own picture, from random tokens on; after each training one picture is ju
 Control: ``steps: 0``, the random tokens themselves.
 
 Source: Pham et al.: Circumventing concept erasure methods for text-to-image generative models (ICLR 2024), section 3, which is textual
-inversion (Gal et al. 2023). Theirs is one vector for a concept, from several pictures, in 1,000 steps; the radius is ours, as a budget
-that can be checked.
+inversion (Gal et al. 2023). Theirs is one vector for a concept, from several pictures, with AdamW and noise levels at random. Their code
+takes 5,000 steps of 16 pictures with a learning rate of 0.005 for each picture of a step, which is some six times the spread of CLIP's
+embeddings. With fewer steps, one spread was better than six, and than a tenth. The radius is ours, as a budget that can be checked.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class ConceptInversionParams(Params):
         description="where: before it, after it, in its middle, in its place (replace), or one token after every three words",
     )
     steps: int = Field(1000, ge=0, description="steps of each training; 0: none, the control")
-    lr: float = Field(0.1, gt=0, description="Adam's, relative to the spread of the embeddings' numbers")
+    lr: float = Field(1.0, gt=0, description="Adam's, relative to the spread of the embeddings' numbers")
     radius: float = Field(10.0, gt=0, description="how far a vector may go from its token, in mean lengths of embeddings")
     timesteps: int = Field(2, ge=1, description="noise levels in each step")
     levels: LevelsParam = "all"
@@ -61,6 +62,7 @@ class ConceptInversion(PromptAttack[TextToImageTarget]):
     gradients = True
     space = "embeddings"
     source = "Pham et al. 2024, arXiv:2308.01508"
+    version = "2"  # 1 took a tenth of the step by default, and saw one noise level alone where the steps were a multiple of 61
 
     def threat_for(self, threat: ThreatModel) -> ThreatModel:
         """Vectors within the radius."""
@@ -124,7 +126,7 @@ class _Training:
             leaf = vectors.detach().requires_grad_()
             draws = self._rng.fork(str(step)).select(rows)
             # Over the whole training every level has its turn; a stride apart, so that neighbours are not next to each other.
-            block = step * _STRIDE % p.steps
+            block = step * _stride(p.steps) % p.steps
             with torch.enable_grad():
                 hidden = self._target.encode(embeddings=fixed.scatter(1, at, leaf))
                 value = self._objective.error(rows, hidden, block, draws).sum()
@@ -137,4 +139,6 @@ class _Training:
         return fixed.scatter(1, at, vectors).cpu()
 
 
-_STRIDE = 61
+def _stride(steps: int) -> int:
+    """The first of some primes that does not divide ``steps``, so that its multiples go through all of them."""
+    return next(prime for prime in (61, 67, 71, 73, 79, 83, 89) if steps % prime)

@@ -3,8 +3,9 @@
     wanted = enc(p) + strength * direction,     direction = mean over frames of  enc(frame with the concept) - enc(frame without it)
     min over tokens  ||enc(tokens) - wanted||^2 over all positions, by a genetic search:
 
-        the better half survives;  the others become children of two survivors (one cut) at the rate ``crossover``, else copies of one
-        with the probability ``mutation`` a prompt gets another token at a place drawn at random: each of them, the best included
+        the better half survives;  a share ``crossover`` of the survivors, drawn at random, mates with another one (one cut), and both
+        children join them;  with the probability ``mutation`` a prompt gets another token at a place drawn at random: each of them,
+        the best included
 
 The best that was ever seen is kept aside, as mutation can lose it. ``original`` is the model whose text encoder is asked; left out,
 it is the attacked one's own, which may have been erased. The prompts that are judged are the best of the last population.
@@ -13,6 +14,7 @@ Control: ``generations: 0``, the best of the first, random population.
 
 Source: Tsai et al.: Ring-A-Bell! How reliable are concept removal methods for diffusion models? (ICLR 2024), section 4. As read in the
 authors' code: the distance over all positions, strength 3, 200 prompts of 16 tokens, 3,000 generations, crossover .5, mutation .25.
+There each survivor mates with that probability, so that the number of prompts differs from one generation to the next; here it is fixed.
 Theirs are pairs of prompts for each concept, written by people; here a frame stands with the concept's name and with ``without``.
 """
 
@@ -49,7 +51,7 @@ class RingABellParams(Params):
     without: str = Field("", description="what is put into them in the concept's place")
     population: int = Field(200, ge=2, multiple_of=2, description="prompts at a time")
     generations: int = Field(3000, ge=0, description="of the search; 0: none, the control")
-    crossover: float = Field(0.5, ge=0, le=1, description="how often a child has two parents")
+    crossover: float = Field(0.5, ge=0, le=1, description="how many of the survivors mate in each generation")
     mutation: float = Field(0.25, ge=0, le=1, description="how often a prompt changes a token")
     original: TargetRef | None = Field(None, description="the defense whose text encoder is asked")
     batch_size: int = Field(8, ge=1, description="requests that are searched for side by side; no result depends on it")
@@ -61,6 +63,21 @@ class RingABellParams(Params):
             raise ValueError(f"the frame {bad[0]!r} has no {{}} where the concept stands")
         return frames
 
+    @property
+    def survivors(self) -> int:
+        """How many prompts live on."""
+        return self.population // 2
+
+    @property
+    def pairs(self) -> int:
+        """How many of them mate; each pair has two children."""
+        return int(self.crossover * self.survivors)
+
+    @property
+    def encoded(self) -> int:
+        """How many prompts the search asks the text encoder about."""
+        return self.population + self.generations * (self.survivors + 2 * self.pairs)
+
 
 class RingABell(PromptAttack[TextToImageTarget]):
     """A genetic search for prompts by a text encoder alone; passes are its own."""
@@ -70,7 +87,8 @@ class RingABell(PromptAttack[TextToImageTarget]):
     needs = PromptAttack.needs | {"tokens", "embeddings"}
     needs_of_others = frozenset({"tokens", "embeddings", "denoising"})
     source = "Tsai et al. 2024, arXiv:2310.10012"
-    version = "2"  # 1 asked for some digits by a word that no caption has
+    # 1 asked for some digits by a word that no caption has; 2 had half as many children, and copies of survivors in their place
+    version = "3"
 
     def search(
         self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
@@ -92,7 +110,7 @@ class RingABell(PromptAttack[TextToImageTarget]):
             wanted = encoded(model, list(prompts)) + p.strength * directions(model, requests["concept"], p.frames, p.without)
             search = partial(genetic_search, model, slots, vocabulary(target), wanted, p, rng)
             found = torch.cat(in_memory(search, rows, p.batch_size))
-        attempts.spend(rows, (p.generations + 1) * p.population, 0)
+        attempts.spend(rows, p.encoded, 0)
         attempt_in_order(attempts, slots, dict(zip(rows.tolist(), found, strict=True)))
 
 
@@ -137,28 +155,29 @@ def genetic_search(
     population = words[drawn("first", (p.population, p.tokens), len(words))]
     cost = costs(population)
     best, least = _best(population, cost)
+    size = p.survivors + 2 * p.pairs
     for generation in range(p.generations):
         draws = {
-            name: drawn(f"{generation}/{name}", (p.population // 2 if name in _OF_CHILDREN else p.population,), high)
-            for name, high in (
-                ("first", p.population // 2),
-                ("second", p.population // 2),
-                ("cut", p.tokens),
-                ("place", p.tokens),
-                ("token", len(words)),
+            name: drawn(f"{generation}/{name}", (count,), high)
+            for name, count, high in (
+                ("second", p.pairs, p.survivors),
+                ("cut", p.pairs, p.tokens),
+                ("place", size, p.tokens),
+                ("token", size, len(words)),
             )
         }
-        chances = rng.fork(f"{generation}/chances").select(rows).uniform((2, p.population)).to(cost)
-        population = following(population, cost, draws, chances, words, p)
+        chances = rng.fork(f"{generation}/chances").select(rows)
+        mating, mutation = (
+            chances.fork(name).uniform((count,)).to(cost) for name, count in (("mating", p.survivors), ("mutation", size))
+        )
+        draws["first"] = mating.argsort(1)[:, : p.pairs]
+        population = following(population, cost, draws, mutation, words, p)
         cost = costs(population)
         now, lower = _best(population, cost)
         best, least = torch.where((lower < least)[:, None], now, best), torch.minimum(lower, least)
     order = cost.argsort(1)
     ranked = population.gather(1, order.unsqueeze(2).expand_as(population))
     return torch.cat([best.unsqueeze(1), ranked[:, :-1]], 1)
-
-
-_OF_CHILDREN = ("first", "second", "cut")
 
 
 def _best(population: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,22 +188,23 @@ def _best(population: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
 def following(
     population: Tensor, cost: Tensor, draws: dict[str, Tensor], chances: Tensor, words: Tensor, p: RingABellParams
 ) -> Tensor:
-    """(B, P, k) the next population.
+    """(B, survivors + 2 pairs, k) the next population.
 
     Args:
         population: (B, P, k) tokens.
         cost: (B, P).
-        draws: (B, P / 2) places of parents among the survivors and cuts, (B, P) places and numbers of tokens that mutation changes.
-        chances: (B, 2, P) in [0, 1), of a second parent (the first half of them) and of a mutation.
+        draws: (B, pairs) places of ``first`` and ``second`` parents among the survivors and of cuts; (B, survivors + 2 pairs) places
+            and numbers of tokens that mutation changes.
+        chances: (B, survivors + 2 pairs) in [0, 1), of a mutation.
         words: (A,) the tokens that may be taken.
     """
-    half = population.shape[1] // 2
-    order = cost.argsort(1)[:, :half].unsqueeze(2).expand(-1, -1, population.shape[2])
+    order = cost.argsort(1)[:, : p.survivors].unsqueeze(2).expand(-1, -1, population.shape[2])
     survivors = population.gather(1, order)
-    first, second = (survivors.gather(1, draws[name].unsqueeze(2).expand_as(survivors)) for name in ("first", "second"))
+    first, second = (
+        survivors.gather(1, draws[name].unsqueeze(2).expand(-1, -1, population.shape[2])) for name in ("first", "second")
+    )
     behind = torch.arange(population.shape[2], device=cost.device) >= draws["cut"].unsqueeze(2)
-    crossed = (chances[:, 0, :half] < p.crossover).unsqueeze(2)
-    found = torch.cat([survivors, torch.where(crossed & behind, second, first)], 1)
-    changed = (chances[:, 1] < p.mutation).unsqueeze(2)
+    found = torch.cat([survivors, torch.where(behind, second, first), torch.where(behind, first, second)], 1)
+    changed = (chances < p.mutation).unsqueeze(2)
     at = torch.arange(population.shape[2], device=cost.device) == draws["place"].unsqueeze(2)
     return torch.where(changed & at, words[draws["token"]].unsqueeze(2), found)

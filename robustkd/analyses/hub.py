@@ -85,6 +85,7 @@ class HUB(Analysis[GenerativeTarget, PromptBatch]):
     Params = HUBParams
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "Moon et al. 2025, arXiv:2410.05664"
+    version = "2"  # 1 asked Ring-A-Bell when its search had half as many children
 
     def others(self) -> dict[str, Capabilities]:
         """See ``TargetHolder.others``: a classifier, and a model with a text encoder."""

@@ -415,7 +415,7 @@ def test_the_genetic_search_finds_the_nearest_token_of_all() -> None:
     with torch.no_grad():
         wanted = encoded(target, ["word7"]) + 0.01
         rows, rng = torch.tensor([0]), SampleRng(3, torch.tensor([5]))
-        found = genetic_search(target, slots, words, wanted, ring(), rng, rows)
+        found = genetic_search(target, slots, words, wanted, ring(generations=100), rng, rows)
         told = [encoded(target, [target.decode([int(token)])])[0] for token in words]
     distances = torch.stack([(one - wanted[0]).square().sum() for one in told])
     assert int(found[0, 0, 0]) == int(words[distances.argmin()])
@@ -424,23 +424,30 @@ def test_the_genetic_search_finds_the_nearest_token_of_all() -> None:
     assert found.shape == first.shape == (1, 40, 1)
 
 
-def test_the_next_population_has_the_better_half_and_its_children() -> None:
+def test_the_next_population_has_the_better_half_and_both_children_of_its_pairs() -> None:
     population = torch.tensor([[[1, 1, 1], [2, 2, 2], [3, 3, 3], [4, 4, 4]]])
     cost, words = torch.tensor([[4.0, 1.0, 3.0, 2.0]]), torch.tensor([7, 8, 9])
     draws = {
-        "first": torch.tensor([[0, 1]]),
-        "second": torch.tensor([[1, 0]]),
-        "cut": torch.tensor([[1, 2]]),
+        "first": torch.tensor([[0]]),
+        "second": torch.tensor([[1]]),
+        "cut": torch.tensor([[1]]),
         "place": torch.tensor([[0, 1, 2, 0]]),
         "token": torch.tensor([[0, 1, 2, 2]]),
     }
-    none, always = torch.ones(1, 2, 4) * 0.99, torch.zeros(1, 2, 4)
-    p = ring(mutation=0.5)
-    assert following(population, cost, draws, none, words, p).tolist() == [[[2, 2, 2], [4, 4, 4], [2, 2, 2], [4, 4, 4]]]
-    crossed = torch.cat([always[:, :1], none[:, 1:]], 1)
-    assert following(population, cost, draws, crossed, words, p).tolist() == [[[2, 2, 2], [4, 4, 4], [2, 4, 4], [4, 4, 2]]]
-    mutated = torch.cat([none[:, :1], always[:, 1:]], 1)
-    assert following(population, cost, draws, mutated, words, p).tolist() == [[[7, 2, 2], [4, 8, 4], [2, 2, 9], [9, 4, 4]]]
+    none, always, p = torch.full((1, 4), 0.99), torch.zeros(1, 4), ring(population=4, mutation=0.5)
+    assert following(population, cost, draws, none, words, p).tolist() == [[[2, 2, 2], [4, 4, 4], [2, 4, 4], [4, 2, 2]]]
+    assert following(population, cost, draws, always, words, p).tolist() == [[[7, 2, 2], [4, 8, 4], [2, 4, 9], [9, 2, 2]]]
+
+
+def test_where_no_survivor_mates_the_genetic_search_goes_on_by_mutation() -> None:
+    target, words = toy(), vocabulary(toy())
+    slots, p = Slots(target, ["photo of the church"], "replace", 1), ring(population=4, crossover=0.2, generations=3)
+    assert p.encoded == 4 + 3 * 2
+    with torch.no_grad():
+        found = genetic_search(
+            target, slots, words, encoded(target, ["word7"]), p, SampleRng(3, torch.tensor([5])), torch.tensor([0])
+        )
+    assert found.shape == (1, 2, 1)
 
 
 def test_a_concepts_direction_is_what_its_name_adds_to_the_frames() -> None:
