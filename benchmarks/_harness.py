@@ -290,7 +290,8 @@ def version(job: Job) -> str:
     if job.implementation == "robustkd":
         comparison = _comparisons.COMPARISONS[job.comparison]
         attack = plugins.make("attacks", {"kind": comparison.ours, **_comparisons.ours_of(job.budget), **comparison.params})
-        return f"{comparison.ours} {attack.version}"
+        revision = attack.revisions.get(comparison.norm)
+        return f"{comparison.ours} {attack.version}.{revision}" if revision else f"{comparison.ours} {attack.version}"
     try:
         return f"{job.implementation} {of_package(job.implementation)}"
     except PackageNotFoundError:

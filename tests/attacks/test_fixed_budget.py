@@ -352,9 +352,10 @@ def test_the_window_shrinks_as_in_the_paper():
 
 
 def test_bumps_are_the_pyramids_of_the_paper():
-    small = bump(3, 3)
-    assert small[1, 1] == pytest.approx(1 + 1 / 4)
-    assert small[0].tolist() == pytest.approx([1 / 4] * 3)
+    for power, step in ((2, 1 / 4), (1, 1 / 16)):
+        small = bump(3, 3, power)
+        assert small[1, 1] == pytest.approx(1 + step)
+        assert small[0].tolist() == pytest.approx([step] * 3)
     for power in (1, 2):
         pair = two_bumps(5, power)
         assert pair.flatten(1).norm(p=power, dim=1).tolist() == pytest.approx([1, 1])

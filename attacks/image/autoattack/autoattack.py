@@ -33,8 +33,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from robustkd.attacks.image.autoattack.adaptive import Budgets, adaptive
-from robustkd.attacks.image.black_box.square import Square, SquareParams
-from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, STEEPEST_REVISIONS
+from robustkd.attacks.image.black_box.square import SQUARE_REVISIONS, Square, SquareParams
 from robustkd.attacks.image.engine.cascade import cascade
 from robustkd.attacks.image.engine.target_classes import ClassOrder
 from robustkd.attacks.image.gradient.apgd import APGDCE, APGDDLR, APGDT, APGDParams, APGDTParams
@@ -49,6 +48,7 @@ from robustkd.contracts.random import SampleRng
 
 _LOG = logging.getLogger(__name__)
 _OF_SPGD = {"l0": 1}  # its version 2
+_OF_ADAPTIVE = {"l1": 3}  # two of its steps (``STEEPEST_REVISIONS``), the last of its Square
 Version = Literal["standard", "plus", "rand", "adaptive"]
 
 
@@ -76,7 +76,7 @@ class AutoAttack(Attack):
 
     Params = AutoAttackParams
     version = "4"
-    revisions = MappingProxyType({**PROJECTION_REVISIONS, **_OF_SPGD})
+    revisions = MappingProxyType({**SQUARE_REVISIONS, **_OF_SPGD})
     norms = ("linf", "l2", "l1", "l0")
     goals = ("untargeted", "targeted")
     regions = ("given",)
@@ -88,7 +88,7 @@ class AutoAttack(Attack):
         if self.params.version == "adaptive":
             # 4 had neither MALT's order nor the last stages. The numbers of the other versions are as they were.
             self.version = "5"
-            self.revisions = MappingProxyType({**STEEPEST_REVISIONS, **_OF_SPGD})
+            self.revisions = MappingProxyType({**_OF_ADAPTIVE, **_OF_SPGD})
 
     @property
     def traits(self) -> Traits:

@@ -12,20 +12,23 @@ honest networks it is weaker than they are, and costs thousands of queries a sam
 
 Source: Andriushchenko, Croce, Flammarion, Hein: Square attack: a query-efficient black-box adversarial attack via random
 search (ECCV 2020), algorithms 1 to 3. For l1, Croce & Hein: Mind the box (ICML 2021), appendix C, which puts the 1-norm into
-algorithm 3.
+algorithm 3. Their code has more for l1, which was read in it: steeper bumps, a start that is projected and not shrunk, so that few pixels
+carry it, and windows that get as many times their share as there are channels before they are projected.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize, no_gradient
-from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, Ball
+from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.trend import EarlyStopByTrend
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Params, Target, ThreatModel
@@ -37,6 +40,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _HALVE_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries (section 5 of the paper)
+
+SQUARE_REVISIONS: Mapping[str, int] = MappingProxyType({"l1": 2})
+"""The ``revisions`` of what searches by ``square_update``. Before 1, see ``PROJECTION_REVISIONS``; before 2, in l1, bumps were those of l2
+and the start was shrunk to the ball, so that every pixel had a little of the budget."""
 
 _AT_ONCE = 32  # queries whose random numbers are drawn at once
 
@@ -109,11 +116,15 @@ class LinfSquare:
         return best.flatten(2).scatter(2, places, colour).view_as(best)
 
 
-def bump(height: int, width: int) -> Tensor:
-    """(height, width): a pyramid of steps 1 / j^2, highest in the middle (the paper's eta^(h1, h2), section 3.4)."""
+def bump(height: int, width: int, power: int) -> Tensor:
+    """(height, width): a pyramid, highest in the middle (the paper's eta^(h1, h2), section 3.4).
+
+    Args:
+        power: its steps are 1 / j^2 in l2, and 1 / j^4 in l1.
+    """
     half = height // 2
     rows, columns = (torch.arange(height) - half).abs(), (torch.arange(width) - width // 2).abs()
-    terms = (1 / torch.arange(half + 1, 0, -1, dtype=torch.float64) ** 2).cumsum(0)
+    terms = (1 / torch.arange(half + 1, 0, -1, dtype=torch.float64) ** (4 / power)).cumsum(0)
     return terms[(half - rows.unsqueeze(1).maximum(columns)).clamp_min(0)]
 
 
@@ -121,7 +132,7 @@ def bump(height: int, width: int) -> Tensor:
 def two_bumps(side: int, power: int) -> Tensor:
     """(2, side, side): one bump up and one down, side by side and one above the other, of norm 1."""
     half = side // 2
-    across = torch.cat([bump(side, half), -bump(side, side - half)], 1)
+    across = torch.cat([bump(side, half, power), -bump(side, side - half, power)], 1)
     return torch.stack([across, across.T]) / across.norm(p=power)
 
 
@@ -146,7 +157,10 @@ class BumpSquare:
         delta[:, :, : down * side, : right * side] = tiles
         delta = ball.along(delta)
         length = delta.flatten(1).norm(p=self.power, dim=1).clamp_min(1e-12)
-        return ball.project(ball.centre + per_sample(ball.eps / length, delta) * delta)
+        size = ball.eps / length
+        if self.power == 1:  # what is too much for the ball is left to the projection: of all pixels it leaves the peaks
+            size = size.clamp_min(1)
+        return ball.project(ball.centre + per_sample(size, delta) * delta)
 
     def step(self, state: AttackState, t: int) -> Tensor:
         """(A, *shape) the next proposals: the budget of two windows, and what was unused, goes to the first."""
@@ -166,6 +180,8 @@ class BumpSquare:
 
         unused = (per_sample(ball.eps, delta) ** p - powers(delta).sum(1, keepdim=True)).clamp_min(0)
         available = powers(delta * (taker | giver)) + unused / channels
+        if p == 1:
+            available = available * channels
         bumps = two_bumps(side, p).to(delta).flatten(1)[bits[:, 4] & 1]
         bumps = delta.new_zeros(len(delta), height * width).scatter_(
             1, places_of_windows(down[:, 0], right[:, 0], side, width), bumps
@@ -216,7 +232,7 @@ class Square(Attack):
     goals = ("untargeted", "targeted")
     gradients = False
     version = "3"
-    revisions = PROJECTION_REVISIONS
+    revisions = SQUARE_REVISIONS
     source = "Andriushchenko et al. 2020, arXiv:1912.00049; l1: Croce & Hein 2021, arXiv:2103.01208"
     loss_family = "margin"  # when untargeted
 

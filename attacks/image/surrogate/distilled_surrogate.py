@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field
 
-from robustkd.attacks.image.black_box.square import square_update
+from robustkd.attacks.image.black_box.square import SQUARE_REVISIONS, square_update
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, maximize, no_gradient
-from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, Ball
+from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.losses import targeted
 from robustkd.attacks.image.engine.objective import bound, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
@@ -68,7 +68,7 @@ class DistilledSurrogate(Attack):
 
     Params = DistilledSurrogateParams
     norms = ("linf", "l2", "l1")
-    revisions = PROJECTION_REVISIONS
+    revisions = SQUARE_REVISIONS
     goals = ("untargeted", "targeted")
     gradients = False
     learns = True
