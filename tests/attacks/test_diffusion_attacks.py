@@ -27,9 +27,8 @@ from robustkd.contracts import DataError, Request, TargetError, ThreatModel, Usa
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
-from robustkd.targets.text_encoders import Conditioning
 from robustkd.targets.text_to_image import TextToImageTarget
-from support.toy_text_to_image import ShowsThePicture, requests, toy
+from support.toy_text_to_image import ShowsThePicture, Summing, requests, summing, toy
 
 JUDGES = {"picture": ShowsThePicture()}
 QUICK = {
@@ -159,44 +158,34 @@ def test_free_embeddings_stand_for_the_tokens_nearest_by_angle() -> None:
     assert all(any(torch.equal(point, row) for row in table) for point in starts.reshape(-1, 2))
 
 
-class Summing(TextToImageTarget):
-    """Its text encoder adds up the words so far, so that the end of a prompt knows all of it."""
-
-    def encode(self, ids: torch.Tensor | None = None, embeddings: torch.Tensor | None = None) -> Conditioning:
-        return Conditioning(super().encode(ids, embeddings).tokens.cumsum(1))
-
-
-def summing(*asking: str) -> Summing:
-    made = toy(*asking)
-    return Summing(made.module, made.tokenizer, made.special, made.scheduler, guidance=1.0, steps=2)
-
-
-def test_what_the_text_encoder_means_is_compared_at_the_end_of_the_prompt() -> None:
+def test_what_the_text_encoder_means_is_compared_at_all_positions() -> None:
     target = summing()
     slots = Slots(target, ["photo of", "church"], "prefix", 2)
     tokens = target.tokenize(["xyzzy a"])[:, 1:3].expand(2, 2)
     rows = torch.tensor([1, 0])
     filled = slots.filled(rows, tokens)
     assert [target.decode(ids) for ids in filled] == ["xyzzy a church", "xyzzy a photo of"]
-    meant = torch.randn(2, 4)
-    found = TextEncoderSimilarity(target, meant, slots.end, sign=-1)(rows, target.embed(filled), 0, SampleRng(0, rows))
-    ends = torch.stack([target.embed(filled)[0, :5].sum(0), target.embed(filled)[1, :6].sum(0)])
-    torch.testing.assert_close(found, -(F.normalize(ends) * F.normalize(meant[rows])).sum(1))
+    meant = torch.randn(2, 12, 4)
+    found = TextEncoderSimilarity(target, meant, sign=-1)(rows, target.embed(filled), 0, SampleRng(0, rows))
+    states = target.embed(filled).cumsum(1).flatten(1)
+    torch.testing.assert_close(found, -(F.normalize(states) * F.normalize(meant[rows].flatten(1))).sum(1))
 
 
 @pytest.mark.parametrize(("original", "nearer"), [("original", True), (None, False)])
 def test_the_query_free_search_moves_the_meaning(original: str | None, nearer: bool) -> None:
     target = summing()
     found = attacked("qf", target, attempts=2, steps=30, lr=0.3, tokens=3, original=original)
-    now, meant = _end(target, prompts(found)), _end(summing("church") if original else target, ["photo of the church"] * 5)
-    random = _end(target, prompts(attacked("random-tokens", target, attempts=2, tokens=3)))
+    now, meant = (
+        _states(target, prompts(found)),
+        _states(summing("church") if original else target, ["photo of the church"] * 5),
+    )
+    random = _states(target, prompts(attacked("random-tokens", target, attempts=2, tokens=3)))
     ahead = F.cosine_similarity(now, meant) - F.cosine_similarity(random, meant)
     assert (ahead > 0).all() if nearer else (ahead < 0).all()
 
 
-def _end(target: TextToImageTarget, texts: Sequence[str]) -> torch.Tensor:
-    ids = target.tokenize(texts)
-    return target.encode(ids).tokens[torch.arange(len(ids)), (ids == target.eos).int().argmax(1)].detach()
+def _states(target: TextToImageTarget, texts: Sequence[str]) -> torch.Tensor:
+    return encoded(target, list(texts)).detach().flatten(1)
 
 
 def prompts(found: Evaluation) -> list[str]:

@@ -17,7 +17,7 @@ from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets.text_to_image import TextToImageTarget
-from support.toy_text_to_image import ShowsThePicture, requests, toy
+from support.toy_text_to_image import ShowsThePicture, requests, summing, toy
 
 COUNT, TOKENS, POPULATION, GENERATIONS = 12, 8, 40, 40
 
@@ -54,10 +54,37 @@ def test_a_vector_gets_far_in_the_few_steps_of_a_small_budget() -> None:
     assert _attacked(toy(), {"kind": "concept-inversion", "steps": 4}, count=4).outcome.success.all()
 
 
-def _attacked(target: TextToImageTarget, spec: dict[str, Any], count: int) -> Evaluation[PromptOutcome]:
+def test_qf_has_the_prompts_judged_that_moved_its_encoder_most() -> None:
+    """As in the authors' code, which keeps the best of all prompts that the encoder was asked about."""
+    target = summing()
+    wanted, seen, judged = _flat(target, "photo of the church"), [], []
+    encode, respond = target.encode, target.respond
+
+    def noting(ids: torch.Tensor | None = None, embeddings: torch.Tensor | None = None) -> Any:
+        told = encode(ids, embeddings)
+        if embeddings is not None:
+            seen.append(torch.cosine_similarity(told.tokens.detach().flatten(1), wanted).item())
+        return told
+
+    def answering(asked: Any) -> Any:
+        judged.extend(request.prompt for request in asked)
+        return respond(asked)
+
+    target.encode, target.respond = noting, answering
+    _attacked(target, {"kind": "qf", "steps": 15, "lr": 0.3}, count=1, attempts=4)
+    found = [torch.cosine_similarity(_flat(target, prompt), wanted).item() for prompt in judged[-3:]]
+    assert len(seen) == 3 * 15
+    assert min(found) == pytest.approx(min(seen), abs=1e-5)
+
+
+def _attacked(target: TextToImageTarget, spec: dict[str, Any], count: int, attempts: int = 2) -> Evaluation[PromptOutcome]:
     judges, attack = {"picture": ShowsThePicture()}, plugins.make("attacks", spec)
     batch = prepare(target, requests(count), np.arange(count), judges)
-    return evaluate_prompt_attack(target, attack, batch, attack.threat_for(ThreatModel.by_prompt(2)), judges)
+    return evaluate_prompt_attack(target, attack, batch, attack.threat_for(ThreatModel.by_prompt(attempts)), judges)
+
+
+def _flat(target: TextToImageTarget, prompt: str) -> torch.Tensor:
+    return target.encode(target.tokenize([prompt])).tokens.detach().flatten(1)
 
 
 def _costs(target: TextToImageTarget, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustkd.contracts import Judge, Prompts
 from robustkd.defenses.diffusion.small import word_tokenizer
+from robustkd.targets.text_encoders import Conditioning
 from robustkd.targets.text_to_image import TextToImageTarget
 
 FILLER = " ".join(f"word{number}" for number in range(300))
@@ -65,6 +66,18 @@ def toy(*asking: str, length: int = 12) -> TextToImageTarget:
     module = nn.ModuleDict({"unet": Drawer(scheduler), "text_encoder": words})
     module.eval()
     return TextToImageTarget(module, tokenizer, special, scheduler, guidance=1.0, steps=4)
+
+
+class Summing(TextToImageTarget):
+    """Its text encoder adds up the words so far, so that the end of a prompt knows all of it."""
+
+    def encode(self, ids: Tensor | None = None, embeddings: Tensor | None = None) -> Conditioning:
+        return Conditioning(super().encode(ids, embeddings).tokens.cumsum(1))
+
+
+def summing(*asking: str) -> Summing:
+    made = toy(*asking)
+    return Summing(made.module, made.tokenizer, made.special, made.scheduler, guidance=1.0, steps=2)
 
 
 def requests(count: int, images: bool = True) -> Prompts:

@@ -7,6 +7,9 @@
             x   = update(x, Adam(g))
         the most likely tokens that have not been judged are decoded, and the target is asked with that text
 
+``ranked`` judges those that the error was lowest for instead, of all that were visited and not judged. It is for errors without noise,
+that is, where the same tokens have the same error again.
+
 The first attempt of each request is the request as it is. A request leaves the search as soon as an attempt succeeds.
 """
 
@@ -119,13 +122,26 @@ class TokenSearch:
         return Slots(self.target, self.batch.requests["prompt"], params.place, params.tokens).leave_full(self.attempts)
 
     def run(
-        self, params: TokenSearchParams, slots: Slots, relaxation: Relaxation, objective: Objective, *, asked: bool = False
+        self,
+        params: TokenSearchParams,
+        slots: Slots,
+        relaxation: Relaxation,
+        objective: Objective,
+        *,
+        asked: bool = False,
+        ranked: bool = False,
     ) -> None:
-        """At most ``steps * (attempts - 1)`` steps for each request; ``asked`` says that it was judged as it is before."""
+        """At most ``steps * (attempts - 1)`` steps for each request.
+
+        Args:
+            asked: the requests were judged as they are before.
+            ranked: the tokens with the lowest value are judged, not those that the search stands at.
+        """
         self._relaxation, self._objective, self._slots = relaxation, objective, slots
         self._x = relaxation.start(self.rng.fork("start"), params.tokens)
         self._memory = {name: torch.zeros_like(self._x) for name in ("first", "second")}
         self._judged_tokens: list[set[tuple[int, ...]]] = [set() for _ in range(len(self.batch))]
+        self._visited: dict[int, tuple[Tensor, Tensor]] = {}
         with frozen(self.target.module):
             if not asked:
                 everyone = self.attempts.open
@@ -134,43 +150,55 @@ class TokenSearch:
                 rows = self.attempts.open
                 if not len(rows):
                     return
-                visited = torch.cat(in_memory(partial(self._descend, block=block, steps=params.steps), rows, params.batch_size))
-                self._attempt(rows, visited)
+                parts = in_memory(partial(self._descend, block=block, steps=params.steps), rows, params.batch_size)
+                visited, values = (torch.cat(part) for part in zip(*parts, strict=True))
+                if ranked:
+                    candidates = map(self._lowest_first, rows.tolist(), visited, values)
+                else:
+                    likeliest = self.words[relaxation.likeliest(self._x[rows])].unsqueeze(1)
+                    candidates = iter(torch.cat([likeliest, visited], 1))
+                self._attempt(rows, candidates)
 
-    def _descend(self, rows: Tensor, block: int, steps: int) -> Tensor:
-        """(B, steps, count), the tokens that were visited, the last ones first."""
+    def _descend(self, rows: Tensor, block: int, steps: int) -> tuple[Tensor, Tensor]:
+        """(B, steps, count), the tokens that were visited, the last ones first, and (B, steps), their values."""
         x, memory = self._x[rows], {name: state[rows] for name, state in self._memory.items()}
-        visited = []
+        visited, values = [], []
         for step in range(steps):
             draws = self.rng.fork(f"{block}/{step}").select(rows)
             tokens = self.words[self._relaxation.tokens(x, draws)]
-            gradient = self._gradient(rows, tokens, block, draws)
+            gradient, value = self._gradient(rows, tokens, block, draws)
             age = torch.full((len(rows),), block * steps + step, device=x.device)
             x = self._relaxation.update(x, adam(memory, self._relaxation.vjp(x, gradient), age))
             visited.append(tokens)
+            values.append(value)
         self._x[rows] = x
         for name, state in memory.items():
             self._memory[name][rows] = state
         self.attempts.spend(rows, steps * self._objective.forwards, steps * self._objective.backwards)
-        return torch.stack(visited[::-1], 1)
+        return torch.stack(visited[::-1], 1), torch.stack(values[::-1], 1)
 
-    def _gradient(self, rows: Tensor, tokens: Tensor, block: int, draws: SampleRng) -> Tensor:
-        """(B, count, E) float32, of the objective in the embeddings of the tokens."""
+    def _gradient(self, rows: Tensor, tokens: Tensor, block: int, draws: SampleRng) -> tuple[Tensor, Tensor]:
+        """(B, count, E) float32, of the objective in the embeddings of the tokens, and its (B,) values."""
         embedded = self.target.embed(self._slots.filled(rows, tokens)).detach().requires_grad_()
         with torch.enable_grad():
             # In half precision the gradient of a mean over pixels would vanish on its way back.
             scale = 1.0 if embedded.dtype == torch.float32 else 2.0**12
-            value = self._objective(rows, embedded, block, draws).sum() * scale
-        (gradient,) = torch.autograd.grad(value, embedded)
+            value = self._objective(rows, embedded, block, draws)
+            (gradient,) = torch.autograd.grad(value.sum() * scale, embedded)
         at = self._slots.positions[rows].unsqueeze(2).expand(-1, -1, embedded.shape[2])
-        return gradient.gather(1, at).float() / scale
+        return gradient.gather(1, at).float() / scale, value.detach()
 
-    def _attempt(self, rows: Tensor, visited: Tensor) -> None:
-        """One attempt for each request for which there is a text that was not judged before."""
-        likeliest = self.words[self._relaxation.likeliest(self._x[rows])].unsqueeze(1)
+    def _lowest_first(self, row: int, visited: Tensor, values: Tensor) -> Tensor:
+        """(M, count), the tokens that the request has visited until now, those with the lowest value first."""
+        before, told = self._visited.get(row, (visited[:0], values[:0]))
+        self._visited[row] = found, value = torch.cat([visited, before]), torch.cat([values, told])
+        return found[value.argsort(stable=True)]
+
+    def _attempt(self, rows: Tensor, candidates: Iterable[Tensor]) -> None:
+        """One attempt for each request that has a text among its (M, count) tokens that was not judged before, the first ones first."""
         places, asked = [], []
-        for row, candidates in zip(rows.tolist(), torch.cat([likeliest, visited], 1), strict=True):
-            text = self._unjudged(row, candidates)
+        for row, tokens in zip(rows.tolist(), candidates, strict=True):
+            text = self._unjudged(row, tokens)
             if text is not None:
                 places.append(row)
                 asked.append(Request(text))
