@@ -1,7 +1,7 @@
 """In l1 a large change of few pixels does more than a small one of many: Square's bumps and its start keep to few.
 
-Version 3 had the bumps of l2 and shrank its start, so that every pixel had a little: 1,000 queries left 84 % of the images of an MNIST network
-standing where the code of AutoAttack left 38 % (``docs/strength.md``).
+Version 3 had the bumps of l2 and shrank its start, so that every pixel had a little: 1,000 queries left 84 % of the images of an MNIST
+network standing where the code of AutoAttack left 38 % (``docs/strength.md``).
 """
 
 from __future__ import annotations
