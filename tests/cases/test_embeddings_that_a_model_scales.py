@@ -40,7 +40,9 @@ def test_a_token_is_moved_by_the_share_that_is_asked_for(kind: str) -> None:
 def test_the_audit_measures_in_the_same_unit(kind: str) -> None:
     target = model_of(kind, WORDS)
     requests = Prompts({"prompt": ("w1 w2",), "target": ("w3",)}, np.zeros(1, dtype=np.int64))
-    attack = plugins.make("attacks", {"kind": "embedding", "eps": [1.0], "steps": 3, "step_size": 1.0, "restarts": 1})
+    attack = plugins.make(
+        "attacks", {"kind": "embedding", "eps": [1.0], "steps": 3, "step_size": 1.0, "restarts": 1, "asks": 1}
+    )
     judges = {"always": Always(Always.Params())}
     batch = prepare(target, requests, np.arange(1), judges)
     threat = attack.threat_for(ThreatModel.by_prompt(2))
