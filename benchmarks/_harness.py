@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from _job import Job
 from torch import Tensor, nn
 
 from robustkd import plugins
-from robustkd.contracts import PerceptualBudget
+from robustkd.contracts import Norm, PerceptualBudget, ThreatModel
 from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.targets import ClassifierTarget, PassCounter
 from robustkd.targets.features import LayerFeatures
@@ -290,8 +290,9 @@ def version(job: Job) -> str:
     if job.implementation == "robustkd":
         comparison = _comparisons.COMPARISONS[job.comparison]
         attack = plugins.make("attacks", {"kind": comparison.ours, **_comparisons.ours_of(job.budget), **comparison.params})
-        revision = attack.revisions.get(comparison.norm)
-        return f"{comparison.ours} {attack.version}.{revision}" if revision else f"{comparison.ours} {attack.version}"
+        if comparison.norm not in get_args(Norm):
+            return f"{comparison.ours} {attack.version}"
+        return f"{comparison.ours} {attack.version_for(ThreatModel(comparison.norm, job.eps))}"
     try:
         return f"{job.implementation} {of_package(job.implementation)}"
     except PackageNotFoundError:

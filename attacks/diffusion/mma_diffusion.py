@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from robustkd.attacks.diffusion.engine.encoder_states import end_states
 from robustkd.attacks.diffusion.engine.ranked import attempt_in_order
 from robustkd.attacks.diffusion.engine.slots import Slots, vocabulary
-from robustkd.attacks.diffusion.qf import end_states
 from robustkd.contracts import Attempts, Params, PromptAttack, PromptBatch, Request, TargetRef, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.data.captions import called

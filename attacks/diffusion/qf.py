@@ -16,15 +16,14 @@ attacks that it is compared with. ``original`` is not theirs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from robustkd.attacks.diffusion.engine.encoder_states import encoded
 from robustkd.attacks.diffusion.engine.token_search import TokenSearch
 from robustkd.attacks.diffusion.pez import Nearest, NearestParams
-from robustkd.attacks.diffusion.ring_a_bell import encoded
 from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import F, torch
@@ -78,14 +77,6 @@ class QF(PromptAttack[TextToImageTarget]):
         search = TokenSearch(target, batch, attempts, rng)
         model = self.target(p.original, TextToImageTarget) if p.original else search.target
         with torch.no_grad():
-            reference = encoded(model, list(batch.requests["prompt"])).to(search.target.device)
+            reference = encoded(model, batch.requests["prompt"]).to(search.target.device)
         objective = TextEncoderSimilarity(search.target, reference, sign=-1 if p.original else 1)
         search.run(p, search.slots(p), Nearest(search.table, p.lr, p.weight_decay), objective, ranked=True)
-
-
-def end_states(model: TextToImageTarget, prompts: Sequence[str]) -> Tensor:
-    """(N, D) float32, the text encoder's state at the end of each prompt."""
-    ids = model.tokenize(prompts)
-    end = (ids == model.eos).int().argmax(1)
-    hidden = model.encode(ids).tokens
-    return hidden[torch.arange(len(ids), device=hidden.device), end].float()

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
+from robustkd.attacks.diffusion.engine.encoder_states import TOGETHER, encoded
 from robustkd.attacks.diffusion.engine.ranked import attempt_in_order
 from robustkd.attacks.diffusion.engine.slots import Slots, vocabulary
 from robustkd.contracts import Attempts, Params, PromptAttack, PromptBatch, Request, TargetRef, ThreatModel
@@ -36,8 +37,6 @@ from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_ENCODED_TOGETHER = 256
 
 
 class RingABellParams(Params):
@@ -74,7 +73,7 @@ class RingABellParams(Params):
         return int(self.crossover * self.survivors)
 
     @property
-    def encoded(self) -> int:
+    def encodings(self) -> int:
         """How many prompts the search asks the text encoder about."""
         return self.population + self.generations * (self.survivors + 2 * self.pairs)
 
@@ -107,10 +106,10 @@ class RingABell(PromptAttack[TextToImageTarget]):
         if not len(rows):
             return
         with torch.no_grad():
-            wanted = encoded(model, list(prompts)) + p.strength * directions(model, requests["concept"], p.frames, p.without)
+            wanted = encoded(model, prompts) + p.strength * directions(model, requests["concept"], p.frames, p.without)
             search = partial(genetic_search, model, slots, vocabulary(target), wanted, p, rng)
             found = torch.cat(in_memory(search, rows, p.batch_size))
-        attempts.spend(rows, p.encoded, 0)
+        attempts.spend(rows, p.encodings, 0)
         attempt_in_order(attempts, slots, dict(zip(rows.tolist(), found, strict=True)))
 
 
@@ -120,12 +119,6 @@ def directions(model: TextToImageTarget, concepts: tuple[str, ...], frames: tupl
     bare = encoded(model, [frame.format(without).strip() for frame in frames])
     of = {name: (encoded(model, [frame.format(called(name)) for frame in frames]) - bare).mean(0) for name in names}
     return torch.stack([of[name] for name in concepts])
-
-
-def encoded(model: TextToImageTarget, prompts: list[str]) -> Tensor:
-    """(N, T, D) float32, what the text encoder says of prompts at all positions."""
-    ids = model.tokenize(prompts)
-    return torch.cat([model.encode(part).tokens.float() for part in ids.split(_ENCODED_TOGETHER)])
 
 
 def genetic_search(
@@ -144,7 +137,7 @@ def genetic_search(
         at = rows.repeat_interleave(population.shape[1])
         told = [
             model.encode(slots.filled(some, tokens)).tokens.float() - wanted[some]
-            for some, tokens in zip(at.split(_ENCODED_TOGETHER), flat.split(_ENCODED_TOGETHER), strict=True)
+            for some, tokens in zip(at.split(TOGETHER), flat.split(TOGETHER), strict=True)
         ]
         return torch.cat([part.square().sum((1, 2)) for part in told]).reshape(population.shape[:2])
 

@@ -54,8 +54,8 @@ def problems_of(error: ValidationError, model: type[BaseModel], prefix: KeyPath,
         if item["type"] == "extra_forbidden":
             path = (*(part for part in item["loc"][:-1] if part in path), item["loc"][-1])
             known = [*_keys_at(model, path[:-1]), *(also if len(path) == 1 else ())]
-            fix = suggestion(str(path[-1]), known) or _elsewhere(model, prefix, str(path[-1])) or close_to(str(path[-1]), known)
-            found.append(Problem((*prefix, *path), "unknown key", fix))
+            key = str(path[-1])
+            found.append(Problem((*prefix, *path), "unknown key", close_to(key, known, _elsewhere(model, prefix, key))))
         elif item["type"] == "missing":
             found.append(Problem((*prefix, *path), "this key is missing", None))
         else:
@@ -103,9 +103,9 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for item in getattr(annotation, "__args__", ()) for model in _models_in(item)]
 
 
-def close_to(word: str, known: Collection[str]) -> str:
-    """The known name that was probably meant, or all of them."""
-    return suggestion(word, known) or f"known here: {', '.join(known)}"
+def close_to(word: str, known: Collection[str], else_told: str | None = None) -> str:
+    """The known name that was probably meant, or what is told instead, or all known names."""
+    return suggestion(word, known) or else_told or f"known here: {', '.join(known)}"
 
 
 def complaint(source: Source, problems: Sequence[Problem]) -> UsageError:

@@ -31,9 +31,9 @@ import numpy as np
 from pydantic import Field
 
 from robustkd.analyses.fid import FID
+from robustkd.attacks.diffusion.engine.encoder_states import encoded, end_states
 from robustkd.attacks.diffusion.engine.slots import Slots, vocabulary
-from robustkd.attacks.diffusion.qf import end_states
-from robustkd.attacks.diffusion.ring_a_bell import RingABellParams, directions, encoded, genetic_search
+from robustkd.attacks.diffusion.ring_a_bell import RingABellParams, directions, genetic_search
 from robustkd.contracts import (
     Analysis,
     Capabilities,

@@ -15,13 +15,14 @@ pytest.importorskip("diffusers")
 
 from robustkd import plugins
 from robustkd.attacks.diffusion.engine.denoising import Denoising, level, levels_of, pictures
+from robustkd.attacks.diffusion.engine.encoder_states import encoded, end_states
 from robustkd.attacks.diffusion.engine.simplex import draw, project_to_simplex
 from robustkd.attacks.diffusion.engine.slots import Slots, vocabulary
 from robustkd.attacks.diffusion.mma_diffusion import MMADiffusionParams, distances, slopes, swapped
 from robustkd.attacks.diffusion.p4d import P4D
 from robustkd.attacks.diffusion.pez import Nearest
-from robustkd.attacks.diffusion.qf import TextEncoderSimilarity, end_states
-from robustkd.attacks.diffusion.ring_a_bell import RingABellParams, directions, encoded, following, genetic_search
+from robustkd.attacks.diffusion.qf import TextEncoderSimilarity
+from robustkd.attacks.diffusion.ring_a_bell import RingABellParams, directions, following, genetic_search
 from robustkd.attacks.diffusion.unlearndiffatk import Distributions
 from robustkd.contracts import DataError, Request, TargetError, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
@@ -431,7 +432,7 @@ def test_the_next_population_has_the_better_half_and_both_children_of_its_pairs(
 def test_where_no_survivor_mates_the_genetic_search_goes_on_by_mutation() -> None:
     target, words = toy(), vocabulary(toy())
     slots, p = Slots(target, ["photo of the church"], "replace", 1), ring(population=4, crossover=0.2, generations=3)
-    assert p.encoded == 4 + 3 * 2
+    assert p.encodings == 4 + 3 * 2
     with torch.no_grad():
         found = genetic_search(
             target, slots, words, encoded(target, ["word7"]), p, SampleRng(3, torch.tensor([5])), torch.tensor([0])

@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("diffusers")
 
 from robustkd import plugins
-from robustkd.attacks.diffusion.ring_a_bell import encoded
+from robustkd.attacks.diffusion.engine.encoder_states import encoded
 from robustkd.contracts import ThreatModel
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.judging import PromptOutcome

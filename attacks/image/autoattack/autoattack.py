@@ -34,6 +34,7 @@ from pydantic import Field
 
 from robustkd.attacks.image.autoattack.adaptive import Budgets, adaptive
 from robustkd.attacks.image.black_box.square import SQUARE_REVISIONS, Square, SquareParams
+from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
 from robustkd.attacks.image.engine.cascade import cascade
 from robustkd.attacks.image.engine.target_classes import ClassOrder
 from robustkd.attacks.image.gradient.apgd import APGDCE, APGDDLR, APGDT, APGDParams, APGDTParams
@@ -48,7 +49,7 @@ from robustkd.contracts.random import SampleRng
 
 _LOG = logging.getLogger(__name__)
 _OF_SPGD = {"l0": 1}  # its version 2
-_OF_ADAPTIVE = {"l1": 3}  # two of its steps (``STEEPEST_REVISIONS``), the last of its Square
+_OF_ADAPTIVE = {"l1": STEEPEST_REVISIONS["l1"] + 1}  # those of its steps, and that of its Square
 Version = Literal["standard", "plus", "rand", "adaptive"]
 
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize, no_gradient
-from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, Ball
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.attacks.image.engine.trend import EarlyStopByTrend
 from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Params, Target, ThreatModel
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 _HALVE_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries (section 5 of the paper)
 
-SQUARE_REVISIONS: Mapping[str, int] = MappingProxyType({"l1": 2})
-"""The ``revisions`` of what searches by ``square_update``. Before 1, see ``PROJECTION_REVISIONS``; before 2, in l1, bumps were those of l2
-and the start was shrunk to the ball, so that every pixel had a little of the budget."""
+SQUARE_REVISIONS: Mapping[str, int] = MappingProxyType({"l1": PROJECTION_REVISIONS["l1"] + 1})
+"""The ``revisions`` of what searches by ``square_update``: those of the projection and one more. Before that, in l1, bumps were those
+of l2 and the start was shrunk to the ball, so that every pixel had a little of the budget."""
 
 _AT_ONCE = 32  # queries whose random numbers are drawn at once
 

@@ -64,9 +64,7 @@ class GPTFuzz(WritingAttack):
 
     Params = GPTFuzzParams
     source = "Yu et al. 2023, arXiv:2309.10253"
-    version = (
-        "2"  # 1 took the mutations in turn over all templates, so that a greedy attacker wrote some mutants again and again
-    )
+    version = "2"  # 1 took the mutations in turn over all templates, so that a greedy attacker wrote some mutants again
 
     def files(self) -> list[Path]:
         """The file of templates, if one was given."""
