@@ -38,3 +38,19 @@ def test_square_comes_near_the_best_that_the_budget_allows(channels: int, share:
     report = robustkd.attack("square", Linear(weights, share), x, y, norm="l1", eps=EPS, queries=400)
     assert report.robust_accuracy <= standing
     assert ((report.adversarial - x).abs().flatten(1).sum(1) <= EPS * (1 + 1e-5)).all()
+
+
+class Broken(nn.Module):
+    """Breaks where anything changes, so that the first query is what comes back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        changed = (x - 0.5).abs().flatten(1).sum(1)
+        return torch.stack([0.1 - changed, torch.zeros_like(changed)], 1)
+
+
+def test_the_start_keeps_its_budget_to_the_peaks_of_the_bumps() -> None:
+    x, y = torch.full((4, 1, SIDE, SIDE), 0.5), torch.zeros(4, dtype=torch.int64)
+    report = robustkd.attack("square", Broken(), x, y, norm="l1", eps=EPS, queries=1)
+    changed = (report.adversarial - x).abs().flatten(1)
+    assert torch.allclose(changed.sum(1), torch.full((4,), EPS), rtol=1e-4)
+    assert ((changed > 0).float().mean(1) < 0.5).all()
