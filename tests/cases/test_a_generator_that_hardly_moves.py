@@ -21,12 +21,17 @@ def test_a_few_steps_of_the_generator_change_features_more_than_chance_does() ->
     target, train, threat = fixtures.classifier(), fixtures.digits().train, ThreatModel("linf", 0.1)
     assert train is not None
     encoder, x = EncoderTarget(target), torch.from_numpy(train.unit())[:200]
-    moved = []
-    for epochs in (0, 6):
-        attack = AdvEncoder(AdvEncoderParams(epochs=epochs, samples=64, batch_size=32))
-        made = attack.fit(target, train, threat, SampleRng(0, torch.arange(len(train)), "fit")).perturbation
-        assert made is not None
-        assert made.abs().max() <= 0.1 + 1e-6
-        with torch.no_grad():
-            moved.append(float(distance(encoder((x + made).clamp(0, 1)), encoder(x), "cos").mean()))
-    assert moved[1] > 1.1 * moved[0]
+
+    def moved(epochs: int) -> float:
+        """The mean over three seeds, since one start is up to four times as far as another."""
+        far = []
+        for seed in range(3):
+            attack = AdvEncoder(AdvEncoderParams(epochs=epochs, samples=64, batch_size=32))
+            made = attack.fit(target, train, threat, SampleRng(seed, torch.arange(len(train)), "fit")).perturbation
+            assert made is not None
+            assert made.abs().max() <= 0.1 + 1e-6
+            with torch.no_grad():
+                far.append(float(distance(encoder((x + made).clamp(0, 1)), encoder(x), "cos").mean()))
+        return sum(far) / len(far)
+
+    assert moved(12) > 1.5 * moved(0)
