@@ -1,4 +1,4 @@
-"""The conclusion of AutoAttack for a few per cent of its passes.
+"""The conclusion of AutoAttack for a fifth to a half of its passes.
 
 AutoAttack spends most of its passes on samples that nothing will break: 5,000 queries and 2,000 gradients each. Here every
 sample gets a cheap look from each side, and more only where that look says that it may pay:

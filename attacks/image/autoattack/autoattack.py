@@ -3,7 +3,7 @@
     standard   APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square
     plus       APGD-CE, APGD-DLR, FAB (5 restarts each), Square, APGD-T, FAB-T
     rand       APGD-CE, APGD-DLR, on the mean of 20 passes: for randomised defenses
-    adaptive   the conclusion of standard for a few per cent of its passes (``adaptive.py``); behind it on networks that jump
+    adaptive   the conclusion of standard for a fifth to a half of its passes (``adaptive.py``); behind it on networks that jump
 
 In l0 they are others, the same for ``standard`` and, with fewer steps and a random search that gives up, for ``adaptive``:
 
