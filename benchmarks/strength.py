@@ -21,7 +21,7 @@ FIXED = (
 )
 NEAREST = (("cifar10_resnet20", 10), ("mnist_lenet5_adv", 50), ("pgd_at", 100))
 _HANG_ON_ROUNDING = ("ddn", "fab-l1")
-"""Searches for the nearest example that end elsewhere when the images are moved by a millionth: the median of fab-l1 between 5.1 and 7.0."""
+"""Searches for the nearest example that end elsewhere when images are moved by a millionth: fab-l1 with medians from 5.1 to 7.0."""
 _TRANSFERRED = {"transfer-ila": 200}
 """Images of transfer, where it is cheap and forty are too few to tell whose is stronger."""
 # Threats that are no norm of the pixels' changes, and attacks by decisions alone. (comparison, network, eps, images)
