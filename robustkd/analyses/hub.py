@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
@@ -38,7 +38,6 @@ from robustkd.contracts import (
     Analysis,
     Capabilities,
     GenerativeTarget,
-    Modality,
     Params,
     PromptBatch,
     Prompts,
@@ -83,7 +82,7 @@ class HUB(Analysis[GenerativeTarget, PromptBatch]):
     """What the Holistic Unlearning Benchmark asks of an erased model."""
 
     Params = HUBParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
+    modalities = ("text-to-image",)
     source = "Moon et al. 2025, arXiv:2410.05664"
     version = "2"  # 1 asked Ring-A-Bell when its search had half as many children
 
