@@ -133,9 +133,7 @@ class HUB(Analysis[GenerativeTarget, PromptBatch]):
     def _shown(self, requests: Prompts, pictures: Sequence[Tensor]) -> np.ndarray:
         """(N,) bool, in which of the pictures the classifier sees the request's concept."""
         name = self.params.classifier
-        judge = ConceptClassifier(ConceptClassifier.Params(classifier=name))
-        seen: np.ndarray = judge.with_targets({name: self.target(name, ImageTarget)}).complied(requests, pictures)
-        return seen
+        return ConceptClassifier.by(name, self.target(name, ImageTarget)).complied(requests, pictures)
 
     def _asked_anew(self, target: GenerativeTarget, requests: Prompts, prompts: Sequence[str]) -> np.ndarray | None:
         """The same of new pictures, of other prompts for the requests, drawn from the requests' own seeds."""

@@ -72,9 +72,7 @@ class Unprompted(Analysis[GenerativeTarget, PromptBatch]):
             DataError: the requests have no pictures.
         """
         p, model = self.params, drawing(target)
-        judge = ConceptClassifier(ConceptClassifier.Params(classifier=p.classifier)).with_targets(
-            {p.classifier: self.target(p.classifier, ImageTarget)}
-        )
+        judge = ConceptClassifier.by(p.classifier, self.target(p.classifier, ImageTarget))
         parts = {"erased": batch.requests} | ({} if batch.benign is None else {"harmless": batch.benign.requests})
         probes = [(f"noised, {strength:g} of the steps", strength, False) for strength in p.strengths]
         probes.append(("half a picture", 1.0, True))
