@@ -465,6 +465,19 @@ def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
     return format(row[key], form) if key in row else "-"
 
 
+def conclude(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[tuple[str, str, str]],
+    verdicts: Verdicts,
+    device: str = "cpu",
+) -> None:
+    """Print the table and whether the targets were met, and keep both."""
+    table(rows, columns)
+    verdicts.print()
+    write(name, rows, verdicts, device)
+
+
 COST = [
     ("network", "network", ""),
     ("implementation", "implementation", ""),

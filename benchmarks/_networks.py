@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,13 @@ def there(name: str) -> bool:
     if name in _MNIST:
         return (SHARED / "mnist").is_dir()
     return name in _RANDOM or name in (*_TRAINED_HERE, "digits") or (SHARED / "networks" / f"{name}.safetensors").is_file()
+
+
+def loaded(cases: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, nn.Module, Tensor, Tensor]]:
+    """The networks of (name, images) that are on this machine: name and images again, and what ``load`` gives."""
+    for name, images in cases:
+        if there(name):
+            yield name, images, *load(name, images)
 
 
 def load(name: str, images: int, device: str = "cpu") -> tuple[nn.Module, Tensor, Tensor]:

@@ -158,33 +158,20 @@ def art_spatial(job: Job) -> Attack:
 
 def foolbox_spatial(job: Job) -> Attack:
     """foolbox's grid of transforms."""
-
-    def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        import foolbox
-
-        attack = foolbox.attacks.SpatialAttack(
-            max_translation=round(TRANSLATION * x.shape[-1]),
-            max_rotation=ROTATION,
-            num_translations=job.budget["translations"],
-            num_rotations=job.budget["rotations"],
-        )
-        raw, _, _ = attack(foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device), x, y, epsilons=None)
-        return torch.as_tensor(raw)
-
-    return run
+    return _foolbox_spatial(num_translations=job.budget["translations"], num_rotations=job.budget["rotations"])
 
 
 def foolbox_random_spatial(job: Job) -> Attack:
     """The worst of foolbox's random transforms, as many as ours looks at."""
+    return _foolbox_spatial(grid_search=False, random_steps=job.budget["restarts"] * (job.budget["steps"] + 1))
 
+
+def _foolbox_spatial(**search: Any) -> Attack:
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         import foolbox
 
         attack = foolbox.attacks.SpatialAttack(
-            max_translation=round(TRANSLATION * x.shape[-1]),
-            max_rotation=ROTATION,
-            grid_search=False,
-            random_steps=job.budget["restarts"] * (job.budget["steps"] + 1),
+            max_translation=round(TRANSLATION * x.shape[-1]), max_rotation=ROTATION, **search
         )
         raw, _, _ = attack(foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device), x, y, epsilons=None)
         return torch.as_tensor(raw)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import click
 import torch
-from _harness import Verdicts, quiet, table, write
+from _harness import Verdicts, conclude, quiet
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -160,8 +160,7 @@ def main(images: int, seeds: int, cases: str) -> None:
             )
     columns = [("network", "network", ""), ("norm", "norm", ""), ("eps", "eps", ".3f"), ("images", "images", "d")]
     figures = [("standard", "standard", ".1f"), ("adaptive", "adaptive", ".1f"), ("share_of_passes", "passes", ".2f")]
-    table(rows, [*columns, *figures])
-    write("adaptive", rows, Verdicts())
+    conclude("adaptive", rows, [*columns, *figures], Verdicts())
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 import _networks
 import click
 import numpy as np
-from _harness import Verdicts, table, write
+from _harness import Verdicts, conclude
 
 HEAD = """\
 version: 1
@@ -98,7 +98,8 @@ def main(repeats: int) -> None:
         tracked = median("twelve cells, tracked", lambda turn: run("twelve.yaml", turn))
         rows[-1]["ratio"] = tracked / alone
         verdicts.expect("twelve cells tracked, to the attacks alone", tracked / alone, 1.15)
-    table(
+    conclude(
+        "campaign",
         rows,
         [
             ("what", "what", ""),
@@ -106,9 +107,8 @@ def main(repeats: int) -> None:
             ("usual", "where torch takes 1.6", ".2f"),
             ("ratio", "to the attacks alone", ".2f"),
         ],
+        verdicts,
     )
-    verdicts.print()
-    write("campaign", rows, verdicts)
 
 
 def spent(*words: str, folder: Path | None = None) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import _networks
 import click
 import torch
-from _harness import Verdicts, quiet, table, write
+from _harness import Verdicts, conclude, quiet
 
 import robustkd
 from robustkd.contracts.json_value import JsonObject, JsonValue
@@ -70,9 +70,8 @@ def main(networks: str, images: int, steps: int, seeds: int) -> None:
             missed = 100 * float((standing[name] & ~every).float().mean())
             verdicts.expect(f"{network}: {name}: broken everywhere and standing here, points over {seeds} seeds", missed, 0.2)
     columns = [("network", "network", ""), ("attack", "attack", ""), ("seed", "seed", "d"), ("clean", "clean", ".3f")]
-    table(rows, [*columns, ("robust", "robust", ".3f"), ("passes", "passes", ".0f"), ("cpu", "CPU s", ".0f")])
-    verdicts.print()
-    write("classes", rows, verdicts, "cpu")
+    figures = [("robust", "robust", ".3f"), ("passes", "passes", ".0f"), ("cpu", "CPU s", ".0f")]
+    conclude("classes", rows, [*columns, *figures], verdicts)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from _harness import Verdicts, table, write
+from _harness import Verdicts, conclude
 from scale import held, many_cells
 
 import robustkd
@@ -43,12 +43,11 @@ def main(cells: int, workers: int, processes: int, seconds: float, track: bool) 
     with tempfile.TemporaryDirectory() as scratch:
         row = simulated(Path(scratch), cells, workers, processes, seconds, track)
     columns = ["cells", "workers", "ms", "scheduler_ms", "mib", "delay_p50", "delay_p99", "used", "wall"]
-    table([row], [(name, name, ".3g") for name in columns])
     verdicts = Verdicts()
     for name, most in TARGETS.items():
         verdicts.expect(name, float(str(row[name])), most)
-    verdicts.print()
-    write(f"cluster-{cells}-{workers}" + ("-tracked" if track else ""), [row], verdicts)
+    file = f"cluster-{cells}-{workers}" + ("-tracked" if track else "")
+    conclude(file, [row], [(name, name, ".3g") for name in columns], verdicts)
 
 
 def simulated(folder: Path, cells: int, workers: int, processes: int, seconds: float, track: bool) -> JsonObject:

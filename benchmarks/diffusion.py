@@ -14,7 +14,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from _harness import Verdicts, repeated, table, write
+from _harness import COST, Verdicts, conclude, repeated
 
 from robustkd import plugins
 from robustkd.contracts import Judge, PromptBatch, Prompts, Request, ThreatModel
@@ -65,18 +65,16 @@ def main(model: str, requests: int, attempts: int, steps: int, repeats: int, dev
         row["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
     columns = [
         ("network", "model", ""),
-        ("implementation", "implementation", ""),
+        COST[1],
         ("ms_per_step", "ms/step", ".2f"),
         ("ratio", "to bare", ".2f"),
         ("gain", "batch gain", ".2f"),
-        ("peak_mib", "peak MiB", ".0f"),
+        COST[-1],
     ]
-    table([row], columns)
     verdicts = Verdicts()
     verdicts.expect(f"{model}: attack, to its bare passes of UNet and text encoder", ratio, 1.15)
     verdicts.expect(f"{model}: time of {requests} requests together, to one by one", 1 / gain, 0.5)
-    verdicts.print()
-    write("diffusion" if model == "small" else f"diffusion-{model}", [row], verdicts, device)
+    conclude("diffusion" if model == "small" else f"diffusion-{model}", [row], columns, verdicts, device)
 
 
 def _batch(target: TextToImageTarget, requests: int) -> PromptBatch:

@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 import click
 import numpy as np
 import torch
-from _harness import Verdicts, table, write
+from _harness import Verdicts, conclude
 
 from robustkd.attacks.text.engine.slots import Slots
 from robustkd.attacks.text.engine.target_prefix import losses
@@ -138,9 +138,8 @@ def main(
         ("cpu", "CPU s", ".1f"),
         ("step_seconds", "s a step", ".3f"),
     )
-    table(rows, [("request", "request", ""), ("implementation", "implementation", ""), *losses_of, *cost])
-    verdicts.print()
-    write("gcg", rows, verdicts, device)
+    columns = [("request", "request", ""), ("implementation", "implementation", ""), *losses_of, *cost]
+    conclude("gcg", rows, columns, verdicts, device)
     if strict and not verdicts.all_met:
         raise SystemExit(1)
 

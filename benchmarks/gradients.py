@@ -8,7 +8,7 @@ from collections.abc import Callable
 import _networks
 import click
 import torch
-from _harness import Verdicts, table, write
+from _harness import Verdicts, conclude
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,10 +27,7 @@ def main() -> None:
     """Print the table and write results/gradients.json."""
     torch.set_num_threads(1)
     rows: list[JsonObject] = []
-    for name, images in CASES:
-        if not _networks.there(name):
-            continue
-        network, x, y = _networks.load(name, images)
+    for name, images, network, x, y in _networks.loaded(CASES):
         true = _gradient(copy.deepcopy(network).double(), x.double(), y, cross_entropy)
         for form, loss in FORMS.items():
             found = _gradient(network, x, y, loss)
@@ -46,8 +43,7 @@ def main() -> None:
         ("decile", "a tenth beyond", ".1e"),
         ("signs", "wrong signs", ".1%"),
     ]
-    table(rows, columns)
-    write("gradients", rows, Verdicts())
+    conclude("gradients", rows, columns, Verdicts())
 
 
 def _gradient(network: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ import _networks
 import click
 import numpy as np
 import torch
-from _harness import Verdicts, table, write
+from _harness import Verdicts, conclude
 
 from robustkd import plugins
 from robustkd.contracts import Judgements, Prompts
@@ -66,14 +66,14 @@ def main(fit: bool, chat: str | None, answers: int, strict: bool) -> None:
         verdicts.expect(
             f"refusal-classifier learned from {other}, answers of {tested}: disagreement with people", missed, 1 - GOAL
         )
-    table(
+    conclude(
+        "judges",
         rows,
         [("judge", "judge", ""), ("tested", "answers of", ""), ("n", "n", "d"), ("accuracy", "accuracy", ".3f"), ("auc", "AUC", ".3f"),
          ("brier", "Brier", ".3f"), ("ece", "ECE", ".3f"), ("partial_complied", "partial = complied", ".3f"),
          ("partial_left_out", "without partial", ".3f")],
+        verdicts,
     )  # fmt: skip
-    verdicts.print()
-    write("judges", rows, verdicts)
     if fit:
         every = np.concatenate(list(seen.values())), np.concatenate(list(complied.values()))
         Regression.fitted(*every).save(FITTED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import _networks
 import click
 import torch
-from _harness import Verdicts, now, repeated, table, write
+from _harness import Verdicts, conclude, now, repeated
 from torch import Tensor, nn
 
 from robustkd.contracts.json_value import JsonObject
@@ -31,10 +31,7 @@ def main(repeats: int) -> None:
     """Print the table and write results/layout.json."""
     torch.set_num_threads(1)
     rows: list[JsonObject] = []
-    for name, images in CASES:
-        if not _networks.there(name):
-            continue
-        network, x, y = _networks.load(name, images)
+    for name, images, network, x, y in _networks.loaded(CASES):
         with frozen(network):
             pairs = {"forward": _ratio(network, x, y, repeats, back=False), "both": _ratio(network, x, y, repeats, back=True)}
         rows.append({"network": name, "images": images, **pairs})
@@ -44,8 +41,7 @@ def main(repeats: int) -> None:
         ("forward", "forward", ".2f"),
         ("both", "and backward", ".2f"),
     ]
-    table(rows, columns)
-    write("layout", rows, Verdicts())
+    conclude("layout", rows, columns, Verdicts())
 
 
 def _ratio(network: nn.Module, x: Tensor, y: Tensor, repeats: int, *, back: bool) -> float:

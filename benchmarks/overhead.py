@@ -9,7 +9,7 @@ from __future__ import annotations
 import _networks
 import click
 import torch
-from _harness import Job, Measurement, Verdicts, measure, now, repeated, seconds, table, write
+from _harness import COST, Job, Measurement, Verdicts, conclude, measure, now, repeated, seconds
 from torch import Tensor, nn
 
 import robustkd
@@ -57,16 +57,8 @@ def main(networks: str, images: int, steps: int, repeats: int, device: str, squa
                 if all("error" not in row for row in bout):
                     ours, theirs = (seconds(row) / row["forwards"] for row in bout)
                     verdicts.expect(f"{name}: {comparison}, time of a query to pyautoattack's", ours / theirs, 1.05)
-    columns = [
-        ("network", "network", ""),
-        ("implementation", "implementation", ""),
-        ("comparison", "attack", ""),
-        ("ms_per_step", "ms/step", ".2f"),
-        ("ratio", "to bare", ".2f"),
-    ]
-    table(rows, columns)
-    verdicts.print()
-    write("overhead", rows, verdicts, device)
+    columns = [*COST[:2], ("comparison", "attack", ""), ("ms_per_step", "ms/step", ".2f"), ("ratio", "to bare", ".2f")]
+    conclude("overhead", rows, columns, verdicts, device)
 
 
 def _square(comparison: str, implementation: str, network: str, device: str) -> Measurement:

@@ -8,7 +8,7 @@ import _networks
 import click
 import torch
 from _counted import Counted
-from _harness import COST, Job, Measurement, Verdicts, fastest, measure, now, seconds, table, write
+from _harness import COST, Job, Measurement, Verdicts, conclude, fastest, measure, now, seconds
 
 import robustkd
 from robustkd.attacks.image.gradient.pgd import PGD
@@ -48,9 +48,8 @@ def main(networks: str, images: int, steps: int, device: str) -> None:
         cycles = _cycles(name, eps, min(images or count, 200), device)
         rows.append({"network": name, "implementation": f"robustkd, {CYCLE_STEPS} steps, out of a cycle", **cycles})
         verdicts.expect(f"{name}: passes where cycles leave, to all of {CYCLE_STEPS} steps", cycles["share_of_passes"], 0.5)
-    table(rows, [*COST, ("share_of_passes", "of the passes", ".2f"), ("robust_accuracy", "robust", ".3f")])
-    verdicts.print()
-    write("pgd", rows, verdicts, device)
+    columns = [*COST, ("share_of_passes", "of the passes", ".2f"), ("robust_accuracy", "robust", ".3f")]
+    conclude("pgd", rows, columns, verdicts, device)
 
 
 def _cycles(name: str, eps: float, images: int, device: str) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _networks
 import click
-from _harness import COST, Job, Measurement, Verdicts, over_seeds, seconds, table, write
+from _harness import COST, Job, Measurement, Verdicts, conclude, over_seeds, seconds
 
 # (network, eps, images, attacks); of the wide ones, what does not take hours on a CPU
 BOUTS = (
@@ -40,8 +40,8 @@ def main(networks: str, images: int, seeds: int, device: str, name: str) -> None
             if "error" not in full and "error" not in reduced:
                 rows[-1]["share_of_time"] = seconds(reduced) / seconds(full)
     columns = [COST[0], ("precision", "gradients in", ""), ("comparison", "attack", ""), *COST[2:]]
-    table(rows, [*columns, ("robust_accuracy", "robust", ".3f"), ("share_of_time", "of full's time", ".2f")])
-    write(name, rows, Verdicts(), device)
+    figures = [("robust_accuracy", "robust", ".3f"), ("share_of_time", "of full's time", ".2f")]
+    conclude(name, rows, [*columns, *figures], Verdicts(), device)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import click
-from _harness import Verdicts, table, write
+from _harness import Verdicts, conclude
 
 from robustkd.contracts.json_value import JsonObject
 
@@ -63,9 +63,8 @@ def main(cells: int, real: int, steps: int) -> None:
     verdicts = Verdicts()
     with tempfile.TemporaryDirectory() as scratch:
         rows = many(Path(scratch), cells, verdicts) + side_by_side(Path(scratch), real, steps, verdicts)
-    table(rows, [("what", "what", ""), ("cells", "cells", "d"), ("seconds", "seconds", ".1f"), ("mib", "driver MiB", ".0f")])
-    verdicts.print()
-    write("scale", rows, verdicts)
+    columns = [("what", "what", ""), ("cells", "cells", "d"), ("seconds", "seconds", ".1f"), ("mib", "driver MiB", ".0f")]
+    conclude("scale", rows, columns, verdicts)
 
 
 def many(folder: Path, cells: int, verdicts: Verdicts) -> list[JsonObject]:

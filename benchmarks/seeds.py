@@ -11,7 +11,7 @@ import _comparisons
 import _networks
 import click
 import torch
-from _harness import SLACK, Job, Verdicts, distances, quiet, table, write
+from _harness import SLACK, Job, Verdicts, conclude, distances, quiet
 
 from robustkd.contracts.json_value import JsonObject
 
@@ -62,14 +62,12 @@ def main(network: str, images: int, seeds: int) -> None:
         ("standing", "standing", "d"),
         ("standing_so_far", "under all so far", "d"),
     ]
-    table(rows, [*columns, ("cpu", "CPU s", ".0f")])
     ours, theirs = ([row["standing"] for row in rows if row["implementation"] == who] for who in fallen)
     verdicts = Verdicts()
     verdicts.expect(
         f"{network}: standing more than pyautoattack's, mean of {seeds} seeds", (sum(ours) - sum(theirs)) / seeds, 1.0
     )
-    verdicts.print()
-    write("seeds", rows, verdicts, "cpu")
+    conclude("seeds", rows, [*columns, ("cpu", "CPU s", ".0f")], verdicts)
 
 
 if __name__ == "__main__":

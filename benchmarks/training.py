@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import torch
 import torch.nn.functional as F
-from _harness import Verdicts, repeated, table, write
+from _harness import COST, Verdicts, conclude, repeated
 from torch import Tensor, nn
 
 from robustkd.contracts import Arrays, FitContext, ThreatModel
@@ -143,16 +143,9 @@ def main(pairs: str, images: int, batch: int, repeats: int, device: str, strict:
         ]
         verdicts.expect(f"{network}: an epoch of mtard, to its bare passes", ratio, 1.15)
         verdicts.expect(f"{network}: weight gradients of a minibatch", asked, 1.0)
-    columns = [
-        ("network", "network", ""),
-        ("implementation", "implementation", ""),
-        ("seconds", "s/epoch", ".3f"),
-        ("ratio", "to bare", ".3f"),
-        ("weight_gradients", "weight gradients/minibatch", ".2f"),
-    ]
-    table(rows, columns)
-    verdicts.print()
-    write("training", rows, verdicts, device)
+    weights = ("weight_gradients", "weight gradients/minibatch", ".2f")
+    columns = [*COST[:2], ("seconds", "s/epoch", ".3f"), ("ratio", "to bare", ".3f"), weights]
+    conclude("training", rows, columns, verdicts, device)
     if strict and not verdicts.all_met:
         raise SystemExit(1)
 

@@ -20,7 +20,7 @@ from typing import Any
 import _networks
 import click
 import torch
-from _harness import Verdicts, table, write
+from _harness import Verdicts, conclude
 from gcg import MODEL, Passes, nanogcg_prompts
 
 from robustkd import plugins
@@ -66,12 +66,13 @@ def main(**settings: int) -> None:
         for name, spec in _attacks(settings).items():
             rows.append(_row(name, tuned, batch, plugins.make("attacks", spec), threat, data, settings))
         rows.append(_nanogcg(tuned, batch, data, threat, settings, folder))
-    table(
+    conclude(
+        "universal_gcg",
         rows,
         [("attack", "attack", ""), ("n", "n", "d"), ("broken", "broken", "d"), ("low", "from", ".2f"), ("high", "to", ".2f"),
          ("useful", "useful", ".2f"), ("forwards", "forwards", "d"), ("cpu", "CPU s", ".0f")],
+        Verdicts(),
     )  # fmt: skip
-    write("universal_gcg", rows, Verdicts())
 
 
 def _data(folder: Path, count: int) -> Splits[Prompts]:

@@ -250,15 +250,13 @@ def attack(
         DataError, TargetError: the data or the model break their contract.
     """
     asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size, fit_data)
-    of_images = (eps, where, budget, goals, normalise, classes, restrict, success, bounds)
-    if _are_asked(asked, norm, precision, of_images):
+    settings = _ImageSettings(norm, precision, eps, where, budget, goals, normalise, classes, restrict, success, bounds)
+    if _are_asked(asked, settings):
         return attack_requests(with_params(attack, params or {}, more), asked)
     x, y, names = _samples(x, y)
-    view = _View.of(normalise, classes, restrict, success, bounds, x, names)
+    view = _View.of(settings, x, names)
     plugin = _with_models(attack_of(with_params(attack, params or {}, more)), models, x, batch_size, view)
-    evaluator = _make_evaluator(
-        model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, fit_data, view, models
-    )
+    evaluator = _make_evaluator(asked, settings, x, y, view)
     with frozen(evaluator.target.module):
         evaluator = replace(evaluator, threat=plugin.threat_for(evaluator.threat))
         return evaluator.report(plugin, evaluator.evaluate(plugin))
@@ -312,21 +310,10 @@ def evaluate(
         AttackError, DataError, TargetError: an attack, the data or the model break their contract.
     """
     asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size, fit_data)
-    of_images = (eps, where, budget, goals, normalise, classes, restrict, success, bounds)
-    if _are_asked(asked, norm, precision, of_images):
+    settings = _ImageSettings(norm, precision, eps, where, budget, goals, normalise, classes, restrict, success, bounds)
+    if _are_asked(asked, settings):
         return evaluate_requests(asked, attacks, level=level, samples=samples)
-    x, y, names = _samples(x, y)
-    view = _View.of(normalise, classes, restrict, success, bounds, x, names)
-    evaluator = _make_evaluator(
-        model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, fit_data, view, models
-    )
-    used = {
-        name: _with_models(plugin, models, x, batch_size, view)
-        for name, plugin in labelled(several(DEFAULT_ATTACKS if attacks is None else attacks), evaluator.threat).items()
-    }
-    checks = _checks(level, samples, eps)
-    with frozen(evaluator.target.module):
-        return _report(evaluator, used, {name: evaluator.evaluate(plugin) for name, plugin in used.items()}, checks)
+    return _evaluate_images(asked, settings, attacks, level, samples, goes_on=False)
 
 
 @_one_at_a_time
@@ -374,29 +361,57 @@ def audit(
         warnings.warn("audit(attack=..) is audit(attacks=..) now; 'attack' goes with 0.3", DeprecationWarning, stacklevel=3)
         attacks = attack
     asked = Asked(model, tokenizer, x, y, benign, judges, attempts, models, answers, seed, batch_size, fit_data)
-    of_images = (eps, where, budget, goals, normalise, classes, restrict, success, bounds)
-    if _are_asked(asked, norm, precision, of_images):
+    settings = _ImageSettings(norm, precision, eps, where, budget, goals, normalise, classes, restrict, success, bounds)
+    if _are_asked(asked, settings):
         return evaluate_requests(asked, attacks, level=level, samples=samples, goes_on=True)
-    x, y, names = _samples(x, y)
-    view = _View.of(normalise, classes, restrict, success, bounds, x, names)
-    evaluator = _make_evaluator(
-        model, x, y, norm, eps, where, budget, goals, seed, batch_size, precision, fit_data, view, models
-    )
+    return _evaluate_images(asked, settings, attacks, level, samples, goes_on=True)
+
+
+@dataclass(frozen=True)
+class _ImageSettings:
+    """What a call is given where images are attacked, beside what ``Asked`` has of either modality."""
+
+    norm: Norm
+    precision: Precision
+    eps: float | Tensor | None
+    where: Region | Mapping[str, Any] | None
+    budget: Budget | None
+    goals: Tensor | np.ndarray | Sequence[int] | None
+    normalise: Normalisation | None
+    classes: Sequence[int] | None
+    restrict: bool | None
+    success: Success | None
+    bounds: tuple[Any, Any] | None
+
+
+def _evaluate_images(
+    asked: Asked,
+    settings: _ImageSettings,
+    attacks: AttackLike | Sequence[AttackLike] | None,
+    level: Level | Literal["none"],
+    samples: int | None,
+    *,
+    goes_on: bool,
+) -> EvaluationReport:
+    """The counterpart of ``evaluate_requests``; where it ``goes_on``, the model may fail, and its buffers are restored as well."""
+    x, y, names = _samples(asked.requests, asked.beginnings)
+    view = _View.of(settings, x, names)
+    evaluator = _make_evaluator(asked, settings, x, y, view)
     used = {
-        name: _with_models(plugin, models, x, batch_size, view)
+        name: _with_models(plugin, asked.models, x, evaluator.batch_size, view)
         for name, plugin in labelled(several(DEFAULT_ATTACKS if attacks is None else attacks), evaluator.threat).items()
     }
-    checks = _checks(level, samples, eps)
+    checks = _checks(level, samples, settings.eps)
     evaluations: dict[str, Evaluation] = {}
     failed: dict[str, str] = {}
-    with untouched(evaluator.target.module):
+    with untouched(evaluator.target.module) if goes_on else frozen(evaluator.target.module):
         for name, plugin in used.items():
             try:
                 evaluations[name] = evaluator.evaluate(plugin)
-            except AttackError as error:
-                failed[name] = f"invalid: {error}"
-            except TargetError as error:
-                failed[name] = f"failed: {error}"
+            except (AttackError, TargetError) as error:
+                if not goes_on:
+                    raise
+                failed[name] = f"{'invalid' if isinstance(error, AttackError) else 'failed'}: {error}"
         return _report(evaluator, used, evaluations, checks, failed)
 
 
@@ -404,26 +419,26 @@ _OF_IMAGES = ("eps", "where", "budget", "goals", "normalise", "classes", "restri
 _OF_REQUESTS = ("tokenizer", "attempts", "judges", "benign", "answers")
 
 
-def _are_asked(asked: Asked, norm: str, precision: str, of_images: Sequence[Any]) -> bool:
+def _are_asked(asked: Asked, settings: _ImageSettings) -> bool:
     """Whether requests are attacked. Settings of the other modality are refused."""
     if are_requests(asked.requests):
-        _refuse_settings_of_images(norm, precision, of_images)
+        _refuse_settings_of_images(settings)
         return True
-    _refuse_settings_of_requests(asked.tokenizer, asked.attempts, asked.judges, asked.benign, asked.answers)
+    _refuse_settings_of_requests(asked)
     return False
 
 
-def _refuse_settings_of_images(norm: str, precision: str, given: Sequence[Any]) -> None:
-    named = [name for name, value in zip(_OF_IMAGES, given, strict=True) if value is not None]
-    named += ["norm"] * (norm != "linf") + ["precision"] * (precision != "full")
+def _refuse_settings_of_images(settings: _ImageSettings) -> None:
+    named = [name for name in _OF_IMAGES if getattr(settings, name) is not None]
+    named += ["norm"] * (settings.norm != "linf") + ["precision"] * (settings.precision != "full")
     if named:
         raise UsageError(
             f"{', '.join(named)}: of images, and here requests are attacked", fix="leave it out; the budget is attempts=20"
         )
 
 
-def _refuse_settings_of_requests(*given: Any) -> None:
-    if named := [name for name, value in zip(_OF_REQUESTS, given, strict=True) if value is not None]:
+def _refuse_settings_of_requests(asked: Asked) -> None:
+    if named := [name for name in _OF_REQUESTS if getattr(asked, name) is not None]:
         raise UsageError(
             f"{', '.join(named)}: of requests, and x are no texts", fix="give a list of texts as x, or leave it out"
         )
@@ -448,22 +463,13 @@ class _View:
     names: tuple[str, ...] = ()
 
     @classmethod
-    def of(
-        cls,
-        normalise: Normalisation | None,
-        classes: Sequence[int] | None,
-        restrict: bool | None,
-        success: Success | None,
-        bounds: tuple[Any, Any] | None,
-        x: Any,
-        names: tuple[str, ...],
-    ) -> _View:
-        """The arguments of the same names, checked.
+    def of(cls, settings: _ImageSettings, x: Any, names: tuple[str, ...]) -> _View:
+        """The settings of the same names, checked.
 
         Raises:
             UsageError: they are none of what they can be, or do not go together.
         """
-        known = Classes.given(classes, restrict)
+        known, success = Classes.given(settings.classes, settings.restrict), settings.success
         label: Label | None = None if success is None else "any"
         if isinstance(success, Mapping) and success.keys() == {"label"} and isinstance(success["label"], int | np.integer):
             label = int(success["label"])
@@ -471,8 +477,8 @@ class _View:
             raise UsageError(f"success is {success!r}", fix="'any', where any label flipped is one, or {'label': 3}")
         if known is not None and label is not None:
             raise UsageError("classes and success", fix="give one: labels that hold together are no classes")
-        unit = None if bounds is None else Unit.of(bounds, as_tensor("inputs", x).shape[1:])
-        return cls(normalise, known, label, unit, names)
+        unit = None if settings.bounds is None else Unit.of(settings.bounds, as_tensor("inputs", x).shape[1:])
+        return cls(settings.normalise, known, label, unit, names)
 
     def labels(self, y: Any) -> Any:
         """(N,) classes from what was given as labels.
@@ -548,22 +554,9 @@ def _samples(x: Any, y: Any) -> tuple[Any, Any, tuple[str, ...]]:
     return data.unit(), data.labels, class_names(x)
 
 
-def _make_evaluator(
-    model: nn.Module | Target,
-    x: Any,
-    y: Any,
-    norm: Norm,
-    eps: float | Tensor | None,
-    where: Region | Mapping[str, Any] | None,
-    budget: Budget | None,
-    goals: Tensor | np.ndarray | Sequence[int] | None,
-    seed: int,
-    batch_size: int,
-    precision: Precision,
-    fit_data: Any,
-    view: _View,
-    models: Mapping[str, nn.Module | BaseTarget] | None,
-) -> _Evaluator:
+def _make_evaluator(asked: Asked, settings: _ImageSettings, x: Any, y: Any, view: _View) -> _Evaluator:
+    model, batch_size, precision, goals = asked.model, asked.batch_size, settings.precision, settings.goals
+    norm, eps, where, budget = settings.norm, settings.eps, settings.where, settings.budget
     if isinstance(model, GenerativeTarget):
         raise UsageError(f"the model is a {model.kind}, and here classifiers of images are attacked", fix=IN_A_CAMPAIGN)
     if not isinstance(batch_size, int) or batch_size < 1:
@@ -595,8 +588,8 @@ def _make_evaluator(
         raise UsageError(f"the budget is {budget}, and here images are attacked", fix=IN_A_CAMPAIGN)
     threat = ThreatModel(budget=budget, goal="untargeted" if goals is None else "targeted")
     if budget.references:
-        threat = with_perceptual_features_of(threat, _other_targets(models, x, batch_size, view))
-    return _Evaluator(target, batch, threat, seed, batch_size, precision, _arrays(fit_data, unit), unit)
+        threat = with_perceptual_features_of(threat, _other_targets(asked.models, x, batch_size, view))
+    return _Evaluator(target, batch, threat, asked.seed, batch_size, precision, _arrays(asked.fit_data, unit), unit)
 
 
 def _default_eps(norm: Norm, region: Region | None, unit: Unit | None) -> float:

@@ -52,7 +52,7 @@ ATTEMPTS = 20
 
 @dataclass(frozen=True)
 class Asked:
-    """What a call is given where requests are attacked.
+    """What a call is given where requests are attacked; the models, x, y, the seed and the like also where images are.
 
     Attributes:
         model, tokenizer: see ``answering_models.answering_target``.

@@ -1,17 +1,25 @@
-"""What the analyses share that attack models of the campaign: the perturbed inputs of a batch, and who stands on them."""
+"""What the analyses share that attack models of the campaign: which attack, what it finds, and who stands on that."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
 
 from robustkd.analyses.members import parts
 from robustkd.contracts import Attack, Batch, Target, ThreatModel
+from robustkd.contracts.json_value import JsonValue
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def attack_field(description: str, *, steps: int = 20, **params: JsonValue) -> Any:
+    """The parameter that says how models are attacked: by PGD unless a user names another attack."""
+    return Field({"kind": "pgd", "steps": steps, **params}, validate_default=True, description=description)
 
 
 def adversarial(target: Target, attack: Attack, batch: Batch, threat: ThreatModel, seed: int, purpose: str) -> Tensor:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from robustkd.analyses.attacked import adversarial
-from robustkd.analyses.members import parts
+from robustkd.analyses.attacked import adversarial, attack_field
+from robustkd.analyses.members import first_samples, parts
 from robustkd.attacks.image.wrappers.wrapper import AttackSpec
 from robustkd.contracts import Analysis, Batch, Params, Table, Target, TargetError, ThreatModel
 from robustkd.data.captions import tones_of
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 
 
 class CaptionsParams(Params):
-    attack: AttackSpec = Field(
-        {"kind": "pgd", "steps": 20}, validate_default=True, description="the attack under which captions are read again"
-    )
+    attack: AttackSpec = attack_field("the attack under which captions are read again")
     samples: int = Field(500, ge=1, description="images at most")
 
 
@@ -61,7 +59,7 @@ class Captions(Analysis):
         attack = self.params.attack.make()
         if reason := attack.refusal(threat):
             raise TargetError(f"the attack of 'captions' {reason}", fix="use another attack")
-        samples = batch.select(torch.arange(min(self.params.samples, len(batch)), device=batch.inputs.device))
+        samples = first_samples(batch, self.params.samples)
         samples = with_goals(replace(samples, logits=None), threat, seed, target.num_classes)
         tones = torch.from_numpy(tones_of(samples.inputs.cpu().numpy()))
         attacked = adversarial(target, attack, samples, threat, seed, "captions")

@@ -12,22 +12,11 @@ arXiv:2405.15234, section 5, on captions of COCO.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import (
-    Analysis,
-    CampaignPath,
-    GenerativeTarget,
-    Modality,
-    Params,
-    PromptBatch,
-    Table,
-    TargetError,
-    ThreatModel,
-)
+from robustkd.contracts import Analysis, CampaignPath, GenerativeTarget, Params, PromptBatch, Table, TargetError, ThreatModel
 from robustkd.judges.clip_score import ClipScore, ClipScoreParams
 
 _ABOVE = 1.96
@@ -46,7 +35,7 @@ class ClipSimilarity(Analysis[GenerativeTarget, PromptBatch]):
     """The mean CLIP score of the pictures of harmless requests."""
 
     Params = ClipSimilarityParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
+    modalities = ("text-to-image",)
     source = "Hessel et al. 2021, arXiv:2104.08718"
 
     def files(self) -> list[Path]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.analyses.members import parts
+from robustkd.analyses.members import first_samples, parts
 from robustkd.attacks.image.corruptions.corruption_families import FAMILIES, GROUPS, SEVERITIES, corrupted
 from robustkd.contracts import Analysis, Batch, Params, Table, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -32,8 +32,7 @@ class CorruptionRobustness(Analysis):
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, seed: int) -> Table:
         """The table; ``metrics``: its mean, and the mean of noise, blur, weather and digital."""
-        rows = torch.arange(min(self.params.samples, len(batch)), device=batch.inputs.device)
-        samples = batch.select(rows)
+        samples = first_samples(batch, self.params.samples)
         wrong = [[self._wrong(target, samples, family, severity, seed) for severity in SEVERITIES] for family in FAMILIES]
         means = {family: 1 - sum(row) / len(row) for family, row in zip(FAMILIES, wrong, strict=True)}
         groups = {f"{group}_accuracy": sum(means[name] for name in names) / len(names) for group, names in GROUPS.items()}

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from robustkd.analyses.attacked import right, standing
+from robustkd.analyses.attacked import attack_field, right, standing
+from robustkd.analyses.members import first_samples
 from robustkd.attacks.image.wrappers.wrapper import AttackSpec
 from robustkd.contracts import Analysis, Batch, Params, Table, Target, TargetError, TargetRef, ThreatModel
 from robustkd.contracts.random import preserved_rng, seed_torch
@@ -42,9 +43,7 @@ class DisWOTParams(Params):
     students: tuple[TargetRef, ...] = Field(
         min_length=1, description="trained students of the analysed teacher, each of another architecture"
     )
-    attack: AttackSpec = Field(
-        {"kind": "pgd", "steps": 20}, validate_default=True, description="the attack of their robust accuracy"
-    )
+    attack: AttackSpec = attack_field("the attack of their robust accuracy")
     batch: int = Field(32, ge=2, description="images that the score looks at")
     draws: int = Field(3, ge=1, description="fresh weights of teacher and student")
     samples: int = Field(500, ge=1, description="samples that the students are attacked on, at most")
@@ -65,7 +64,7 @@ class DisWOT(Analysis):
         """
         p, attack = self.params, self.params.attack.make()
         teacher = _network(target, "the teacher")
-        samples = batch.select(torch.arange(min(len(batch), p.samples), device=batch.inputs.device))
+        samples = first_samples(batch, p.samples)
         images = samples.inputs[: p.batch]
         rows = {}
         for name in p.students:

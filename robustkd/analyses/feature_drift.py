@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.analyses.attacked import adversarial
-from robustkd.analyses.members import parts
+from robustkd.analyses.attacked import adversarial, attack_field
+from robustkd.analyses.members import first_samples, parts
 from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.wrappers.transfer import Surrogate
 from robustkd.attacks.image.wrappers.wrapper import AttackSpec
@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
 
 class FeatureDriftParams(Params):
-    attack: AttackSpec = Field(
-        {"kind": "pgd", "steps": 20}, validate_default=True, description="the attack; it goes on to its last step on each image"
-    )
+    attack: AttackSpec = attack_field("the attack; it goes on to its last step on each image")
     samples: int = Field(500, ge=1, description="images at most")
 
 
@@ -51,7 +49,7 @@ class FeatureDrift(Analysis):
         attack = self.params.attack.make()
         if reason := attack.refusal(threat):
             raise TargetError(f"the attack of feature-drift {reason}", fix="use a threat model in a norm, or another attack")
-        samples = batch.select(torch.arange(min(self.params.samples, len(batch)), device=batch.inputs.device))
+        samples = first_samples(batch, self.params.samples)
         samples = replace(samples, logits=None, eps=None)
         attacked = adversarial(Surrogate(target), attack, samples, threat, seed, "feature-drift")
         ball = Ball.around(samples.inputs, threat.eps, threat.norm, target.bounds)

@@ -13,21 +13,11 @@ Effectively unbiased FID and Inception score (CVPR 2020).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import (
-    Analysis,
-    GenerativeTarget,
-    Modality,
-    Params,
-    PromptBatch,
-    Table,
-    TargetError,
-    TargetRef,
-    ThreatModel,
-)
+from robustkd.contracts import Analysis, GenerativeTarget, Params, PromptBatch, Table, TargetError, TargetRef, ThreatModel
 from robustkd.judges.labels import sized
 from robustkd.lazy import torch
 from robustkd.targets import ImageTarget
@@ -65,7 +55,7 @@ class FID(Analysis[GenerativeTarget, PromptBatch]):
 
     Params = FIDParams
     needs_of_others = frozenset({"logits"})
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
+    modalities = ("text-to-image",)
     source = "Heusel et al. 2017, arXiv:1706.08500"
 
     def run(self, target: GenerativeTarget, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
-from robustkd.analyses.attacked import adversarial, right
+from robustkd.analyses.attacked import adversarial, attack_field, right
+from robustkd.analyses.members import first_samples
 from robustkd.attacks.image.wrappers.wrapper import AttackSpec
 from robustkd.contracts import AddedLater, Analysis, Attack, Batch, Params, Table, Target, TargetError, ThreatModel
 from robustkd.lazy import torch
@@ -42,11 +43,7 @@ if TYPE_CHECKING:
 
 
 class ForgettingParams(Params):
-    attack: AttackSpec = Field(
-        {"kind": "pgd", "steps": 20, "loss": "margin"},
-        validate_default=True,
-        description="the attack on the network after each task",
-    )
+    attack: AttackSpec = attack_field("the attack on the network after each task", loss="margin")
     further: Annotated[tuple[AttackSpec, ...], AddedLater()] = Field(
         (), description="more attacks; an image counts as robust where it withstands all"
     )
@@ -76,7 +73,7 @@ class Forgetting(Analysis):
         for attack in attacks:
             if reason := attack.refusal(threat):
                 raise TargetError(f"an attack of forgetting {reason}", fix="use a threat model in a norm, or another attack")
-        samples = batch.select(torch.arange(min(self.params.samples, len(batch)), device=batch.inputs.device))
+        samples = first_samples(batch, self.params.samples)
         count = len(inner.tasks)
         task = _task_of(samples.labels, inner.tasks)
         if missing := [place + 1 for place in range(count) if not bool((task == place).any())]:

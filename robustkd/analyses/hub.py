@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
@@ -38,7 +38,6 @@ from robustkd.contracts import (
     Analysis,
     Capabilities,
     GenerativeTarget,
-    Modality,
     Params,
     PromptBatch,
     Prompts,
@@ -83,7 +82,7 @@ class HUB(Analysis[GenerativeTarget, PromptBatch]):
     """What the Holistic Unlearning Benchmark asks of an erased model."""
 
     Params = HUBParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
+    modalities = ("text-to-image",)
     source = "Moon et al. 2025, arXiv:2410.05664"
     version = "2"  # 1 asked Ring-A-Bell when its search had half as many children
 
@@ -134,9 +133,7 @@ class HUB(Analysis[GenerativeTarget, PromptBatch]):
     def _shown(self, requests: Prompts, pictures: Sequence[Tensor]) -> np.ndarray:
         """(N,) bool, in which of the pictures the classifier sees the request's concept."""
         name = self.params.classifier
-        judge = ConceptClassifier(ConceptClassifier.Params(classifier=name))
-        seen: np.ndarray = judge.with_targets({name: self.target(name, ImageTarget)}).complied(requests, pictures)
-        return seen
+        return ConceptClassifier.by(name, self.target(name, ImageTarget)).complied(requests, pictures)
 
     def _asked_anew(self, target: GenerativeTarget, requests: Prompts, prompts: Sequence[str]) -> np.ndarray | None:
         """The same of new pictures, of other prompts for the requests, drawn from the requests' own seeds."""

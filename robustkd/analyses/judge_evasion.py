@@ -17,22 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import (
-    Analysis,
-    GenerativeTarget,
-    Modality,
-    Params,
-    PromptBatch,
-    Table,
-    TargetError,
-    TargetRef,
-    ThreatModel,
-)
+from robustkd.contracts import Analysis, GenerativeTarget, Params, PromptBatch, Table, TargetError, TargetRef, ThreatModel
 from robustkd.scoring.intervals import share_interval
 from robustkd.targets.sentence_pairs import SentencePairsTarget
 
@@ -50,7 +39,7 @@ class JudgeEvasion(Analysis[GenerativeTarget, PromptBatch]):
     """How often a scorer still calls an answer alike to what was asked for, once words around the secret were exchanged."""
 
     Params = JudgeEvasionParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    modalities = ("text",)
     needs_of_others = frozenset({"similarity"})
     source = "this package"
 

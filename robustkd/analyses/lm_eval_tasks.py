@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
@@ -15,7 +15,6 @@ from robustkd.contracts import (
     Analysis,
     CampaignPath,
     GenerativeTarget,
-    Modality,
     Params,
     PromptBatch,
     Table,
@@ -39,7 +38,7 @@ class LMEval(Analysis[GenerativeTarget, PromptBatch]):
     """Tasks of lm-evaluation-harness, where it is installed."""
 
     Params = LMEvalParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    modalities = ("text",)
     source = "Gao et al., doi:10.5281/zenodo.5371628"
 
     def files(self) -> list[Path]:

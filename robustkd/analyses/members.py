@@ -1,4 +1,4 @@
-"""What the analyses of ensembles share."""
+"""What the analyses share that look at samples a few at a time, and those of ensembles."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ def all_right(members: Sequence[ImageTarget], batch: Batch, most: int) -> Batch:
     if not len(rows):
         raise TargetError("there is no sample that every member classifies rightly", fix="train the members longer")
     return replace(batch.select(rows), logits=None)
+
+
+def first_samples(batch: Batch, most: int) -> Batch:
+    """The first samples, ``most`` of them where there are so many."""
+    return batch.select(torch.arange(min(most, len(batch)), device=batch.inputs.device))
 
 
 def parts(batch: Batch, size: int = BATCH) -> list[Batch]:

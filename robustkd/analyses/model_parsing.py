@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.analyses.attacked import adversarial
+from robustkd.analyses.attacked import adversarial, attack_field
 from robustkd.attacks.image.wrappers.wrapper import AttackSpec
 from robustkd.contracts import Analysis, Batch, Params, Table, Target, TargetRef, ThreatModel, UsageError
 from robustkd.contracts.random import preserved_rng, seed_torch
@@ -47,9 +47,7 @@ class ModelParsingParams(Params):
         description="what can be told apart: names, and the defenses of each that the parser learns from",
         examples=[{"one": ["one-0", "one-1"], "other": ["other-0", "other-1"]}],
     )
-    attack: AttackSpec = Field(
-        {"kind": "pgd", "steps": 20}, validate_default=True, description="the attack that makes the perturbations"
-    )
+    attack: AttackSpec = attack_field("the attack that makes the perturbations")
     samples: int = Field(400, ge=4, description="images at most: the parser learns from one half, and reads the other")
     epochs: int = Field(20, ge=1, description="of the parser's training")
     width: int = Field(16, ge=1, description="channels of the parser's first layer")

@@ -14,21 +14,11 @@ import math
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import (
-    Analysis,
-    CampaignPath,
-    GenerativeTarget,
-    Modality,
-    Params,
-    PromptBatch,
-    Table,
-    TargetError,
-    ThreatModel,
-)
+from robustkd.contracts import Analysis, CampaignPath, GenerativeTarget, Params, PromptBatch, Table, TargetError, ThreatModel
 from robustkd.data.chats import read_chats
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
@@ -54,7 +44,7 @@ class Perplexity(Analysis[GenerativeTarget, PromptBatch]):
     """The perplexity of good answers to harmless requests, by the requests' role."""
 
     Params = PerplexityParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    modalities = ("text",)
     source = "Jelinek et al. 1977"
 
     def files(self) -> list[Path]:

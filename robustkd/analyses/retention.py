@@ -5,12 +5,10 @@ What a defense costs is seldom spread evenly: erasing a concept takes its neighb
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Analysis, GenerativeTarget, Modality, Params, PromptBatch, Table, TargetError, ThreatModel
+from robustkd.contracts import Analysis, GenerativeTarget, Params, PromptBatch, Table, TargetError, ThreatModel
 from robustkd.scoring.intervals import wilson
 
 
@@ -22,7 +20,7 @@ class Retention(Analysis[GenerativeTarget, PromptBatch]):
     """The share of harmless requests that are complied with, by concept or by another column."""
 
     Params = RetentionParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text", "text-to-image")
+    modalities = ("text", "text-to-image")
     source = "this package"
 
     def run(self, target: GenerativeTarget, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from robustkd.analyses.attacked import right
-from robustkd.analyses.members import parts
+from robustkd.analyses.attacked import attack_field, right
+from robustkd.analyses.members import first_samples, parts
 from robustkd.attacks.image.wrappers.wrapper import AttackSpec
 from robustkd.contracts import Analysis, Attack, Batch, Params, Table, Target, TargetError, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -53,10 +53,8 @@ _CAN = 0.9
 
 
 class SlowdownParams(Params):
-    attack: AttackSpec = Field(
-        {"kind": "pgd", "steps": 40, "loss": "margin"},
-        validate_default=True,
-        description="a gradient attack on the margin, which is exact; it is run on each loss",
+    attack: AttackSpec = attack_field(
+        "a gradient attack on the margin, which is exact; it is run on each loss", steps=40, loss="margin"
     )
     budget: float | None = Field(
         None, gt=0, lt=1, description="B, as a share of all multiply-adds; default: an attack succeeds where all is computed"
@@ -89,7 +87,7 @@ class Slowdown(Analysis):
         attack = p.attack.make()
         if reason := attack.refusal(threat):
             raise TargetError(f"the attack of slowdown {reason}", fix="use a threat model in a norm, or another attack")
-        samples = batch.select(torch.arange(min(p.samples, len(batch)), device=batch.inputs.device))
+        samples = first_samples(batch, p.samples)
         slow = _Slowing(network, samples, seed)
         kind, view = p.attack.kind, ComputationTarget(target, budget)
         gradient, passes = slow.attacked(f"{kind}, margin", view, attack, threat)

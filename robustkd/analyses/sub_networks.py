@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.analyses.attacked import adversarial, right
+from robustkd.analyses.attacked import adversarial, attack_field, right
+from robustkd.analyses.members import first_samples
 from robustkd.attacks.image.wrappers.transfer import Surrogate
 from robustkd.attacks.image.wrappers.wrapper import AttackSpec
 from robustkd.contracts import Analysis, Batch, Params, Table, Target, TargetError, ThreatModel
@@ -31,9 +32,7 @@ RULE = "the rule"
 
 
 class SubNetworksParams(Params):
-    attack: AttackSpec = Field(
-        {"kind": "pgd", "steps": 20, "loss": "margin"}, validate_default=True, description="the attack on each"
-    )
+    attack: AttackSpec = attack_field("the attack on each", loss="margin")
     samples: int = Field(500, ge=1, description="samples at most")
 
 
@@ -59,7 +58,7 @@ class SubNetworksUnderAttack(Analysis):
         adaptive = hasattr(network, "budgets")
         if adaptive:
             judged[RULE] = target
-        samples = batch.select(torch.arange(min(p.samples, len(batch)), device=batch.inputs.device))
+        samples = first_samples(batch, p.samples)
         found = {
             name: adversarial(Surrogate(one), attack, samples, threat, seed, "sub-networks") for name, one in judged.items()
         }

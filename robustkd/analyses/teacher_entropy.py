@@ -18,8 +18,8 @@ import math
 
 from pydantic import Field
 
-from robustkd.analyses.attacked import right, standing
-from robustkd.analyses.members import parts
+from robustkd.analyses.attacked import attack_field, right, standing
+from robustkd.analyses.members import first_samples, parts
 from robustkd.attacks.image.wrappers.wrapper import AttackSpec
 from robustkd.contracts import Analysis, Batch, Params, Table, Target, TargetRef, ThreatModel
 from robustkd.lazy import torch
@@ -29,9 +29,7 @@ class TeacherEntropyParams(Params):
     """The references, and how they are attacked."""
 
     references: tuple[TargetRef, ...] = Field(min_length=1, description="robust defenses; what all of them lose is unlearnable")
-    attack: AttackSpec = Field(
-        {"kind": "pgd", "steps": 20}, validate_default=True, description="the attack that they lose to: its kind and parameters"
-    )
+    attack: AttackSpec = attack_field("the attack that they lose to: its kind and parameters")
     samples: int = Field(500, ge=1, description="samples at most")
 
 
@@ -46,7 +44,7 @@ class TeacherEntropy(Analysis):
         entropy of each, and the share of samples that no reference keeps.
         """
         p = self.params
-        samples = batch.select(torch.arange(min(len(batch), p.samples), device=batch.inputs.device))
+        samples = first_samples(batch, p.samples)
         attack = p.attack.make()
         kept = torch.zeros(len(samples), dtype=torch.bool, device=samples.inputs.device)
         for name in p.references:

@@ -19,22 +19,12 @@ Source: Tiapkin et al.: On teacher hacking in language model distillation (2025)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from robustkd.analyses.perplexity import encoded, harmless_chats
-from robustkd.contracts import (
-    Analysis,
-    GenerativeTarget,
-    Modality,
-    Params,
-    PromptBatch,
-    Table,
-    TargetError,
-    TargetRef,
-    ThreatModel,
-)
+from robustkd.contracts import Analysis, GenerativeTarget, Params, PromptBatch, Table, TargetError, TargetRef, ThreatModel
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import Tokens
@@ -59,7 +49,7 @@ class TeacherHacking(Analysis[GenerativeTarget, PromptBatch]):
     """How far each student is from the teacher, and from the oracle that the teacher imitates."""
 
     Params = TeacherHackingParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    modalities = ("text",)
     source = "Tiapkin et al. 2025, arXiv:2502.02671"
 
     def run(self, target: GenerativeTarget, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:

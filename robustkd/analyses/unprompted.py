@@ -14,7 +14,7 @@ abstract was read; image to image as in Meng et al. 2022, arXiv:2108.01073, and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
@@ -23,7 +23,6 @@ from robustkd.contracts import (
     Analysis,
     DataError,
     GenerativeTarget,
-    Modality,
     Params,
     PromptBatch,
     Prompts,
@@ -62,7 +61,7 @@ class Unprompted(Analysis[GenerativeTarget, PromptBatch]):
     """What is drawn of noised and of halved pictures of a concept under the empty prompt."""
 
     Params = UnpromptedParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
+    modalities = ("text-to-image",)
     source = "this package, after Lu et al. 2025, arXiv:2505.17013"
 
     def run(self, target: GenerativeTarget, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:
@@ -73,9 +72,7 @@ class Unprompted(Analysis[GenerativeTarget, PromptBatch]):
             DataError: the requests have no pictures.
         """
         p, model = self.params, drawing(target)
-        judge = ConceptClassifier(ConceptClassifier.Params(classifier=p.classifier)).with_targets(
-            {p.classifier: self.target(p.classifier, ImageTarget)}
-        )
+        judge = ConceptClassifier.by(p.classifier, self.target(p.classifier, ImageTarget))
         parts = {"erased": batch.requests} | ({} if batch.benign is None else {"harmless": batch.benign.requests})
         probes = [(f"noised, {strength:g} of the steps", strength, False) for strength in p.strengths]
         probes.append(("half a picture", 1.0, True))

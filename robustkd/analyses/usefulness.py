@@ -11,12 +11,10 @@ Source: Röttger et al.: XSTest (NAACL 2024) for requests that look forbidden an
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Analysis, GenerativeTarget, Modality, Params, PromptBatch, Table, TargetError, ThreatModel
+from robustkd.contracts import Analysis, GenerativeTarget, Params, PromptBatch, Table, TargetError, ThreatModel
 from robustkd.scoring.intervals import wilson
 
 
@@ -31,7 +29,7 @@ class Usefulness(Analysis[GenerativeTarget, PromptBatch]):
     """The share of harmless requests that get what they ask for, by role (by concept where there are no roles)."""
 
     Params = UsefulnessParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text", "text-to-image")
+    modalities = ("text", "text-to-image")
     source = "Röttger et al. 2024, arXiv:2308.01263"
 
     def run(self, target: GenerativeTarget, batch: PromptBatch, threat: ThreatModel, seed: int) -> Table:

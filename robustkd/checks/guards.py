@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from robustkd.checks.prompts import BOTH, searches_of
 from robustkd.contracts import Check, CheckContext, Finding, GenerativeTarget, PromptAttack, PromptBatch
-from robustkd.contracts.data import Modality
 from robustkd.targets.guarded import guards_of, unguarded
 
 
@@ -17,7 +14,7 @@ class GuardNotAttacked(Check):
     attack did not know the guard. Where the model or a guard tells no score, a search that improves on the answers is all that there is.
     """
 
-    modalities: ClassVar[tuple[Modality, ...]] = BOTH
+    modalities = BOTH
     severity = "severe"
     rule = (
         "the model has a guard, and no search of the campaign has the guard in its loss; where there is no loss, none improves on the "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from robustkd.contracts import (
     Prompts,
     Responses,
 )
-from robustkd.contracts.data import Modality
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 
@@ -39,7 +38,7 @@ class JudgeIgnoresAnswers(Check):
     noise and what the model drew.
     """
 
-    modalities: ClassVar[tuple[Modality, ...]] = BOTH
+    modalities = BOTH
     severity = "severe"
     decisive = True
     rule = (

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import Check, CheckContext, Finding, GenerativeTarget, PromptBatch, Share, TargetError
-from robustkd.contracts.data import Modality
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import Tokens
@@ -37,7 +36,7 @@ class PerplexityOfChance(Check):
     A model that was trained on answers alone may find requests unlikely: what it is best at counts.
     """
 
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    modalities = ("text",)
     severity = "severe"
     rule = (
         "the log-perplexity of the requests, and of the answers that the data know to them, is more than nine tenths of the log of the "
@@ -76,7 +75,7 @@ class AnswersCutOff(Check):
     verdict, since the beginning usually tells. Of a thought that was cut off there is no answer: see ``not-judged``.
     """
 
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    modalities = ("text",)
     severity = "info"
     rule = (
         "more than 10 % of the answers to one kind of request, or under one attack, are cut off by the most tokens of an answer"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from robustkd.cli.names import plugin_names
-from robustkd.cli.one_model import allowed, given, images, loaded_model, one_model_options, settings
+from robustkd.cli.one_model import OneModel, allowed, given, images, loaded_model, one_model_options, settings
 from robustkd.cli.options import batch_size_option, json_option, precision_option, print_reserved, tell
 
 
@@ -32,24 +31,8 @@ from robustkd.cli.options import batch_size_option, json_option, precision_optio
 def command(
     name: str,
     reference: str,
-    weights: Path | None,
-    weights_key: str | None,
-    kwargs: tuple[str, ...],
-    normalise: str | None,
-    bounds: str | None,
-    classes: str | None,
-    restrict: bool | None,
-    code: tuple[str, ...],
-    data: str,
-    data_settings: tuple[str, ...],
-    n: int | None,
-    norm: Any,
-    eps: str | None,
-    where: tuple[str, ...],
-    change: str | None,
+    options: OneModel,
     chosen: tuple[str, ...],
-    seed: int,
-    device: str,
     batch_size: int | None,
     precision: Any,
     out: str | None,
@@ -61,21 +44,21 @@ def command(
     from robustkd.contracts.devices import device_named
     from robustkd.evaluation.saved import require_place
 
-    there = device_named(device)
-    splits = images(data, data_settings, n)
-    within = allowed(norm, eps, bounds, change, where, splits)
+    there = device_named(options.device)
+    splits = images(options)
+    within = allowed(options, splits)
     threat = ThreatModel(**within)
     if out is not None:
         require_place(out, splits.test.sample_shape, threat)
-    target = loaded_model(reference, weights, weights_key, kwargs, code, splits, classes).to(there)
-    x, how = given(splits, normalise, bounds, classes, restrict)
+    target = loaded_model(reference, options, splits).to(there)
+    x, how = given(options, splits)
     report = api.attack(
         name,
         target,
         x,
         splits.test.labels,
         **within,
-        seed=seed,
+        seed=options.seed,
         **how,
         precision=precision or "full",
         batch_size=batch_size or api.BATCH_SIZE,

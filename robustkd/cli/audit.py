@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustkd.cli.one_model import allowed, given, images, loaded_model, one_model_options, value
+from robustkd.cli.one_model import OneModel, allowed, given, images, loaded_model, one_model_options, value
 from robustkd.cli.options import batch_size_option, console, json_option, print_reserved, whole_words
 
 if TYPE_CHECKING:
@@ -30,26 +29,10 @@ if TYPE_CHECKING:
 @json_option
 def command(
     model: str,
-    weights: Path | None,
-    weights_key: str | None,
-    kwargs: tuple[str, ...],
-    normalise: str | None,
-    bounds: str | None,
-    classes: str | None,
-    restrict: bool | None,
-    code: tuple[str, ...],
-    data: str,
-    data_settings: tuple[str, ...],
-    n: int | None,
-    norm: Any,
-    eps: str | None,
-    where: tuple[str, ...],
-    change: str | None,
+    options: OneModel,
     attacks: tuple[str, ...],
     level: Any,
     samples: int | None,
-    seed: int,
-    device: str,
     batch_size: int | None,
     as_json: bool,
 ) -> None:
@@ -63,19 +46,19 @@ def command(
     from robustkd import api
     from robustkd.contracts.devices import device_named
 
-    there = device_named(device)
-    splits = images(data, data_settings, n)
-    target = loaded_model(model, weights, weights_key, kwargs, code, splits, classes).to(there)
-    x, how = given(splits, normalise, bounds, classes, restrict)
+    there = device_named(options.device)
+    splits = images(options)
+    target = loaded_model(model, options, splits).to(there)
+    x, how = given(options, splits)
     report = api.audit(
         target,
         x,
         splits.test.labels,
-        **allowed(norm, eps, bounds, change, where, splits),
+        **allowed(options, splits),
         attacks=[value("--attack", attack) for attack in attacks] or api.DEFAULT_ATTACKS,
         level=level,
         samples=samples,
-        seed=seed,
+        seed=options.seed,
         batch_size=batch_size or api.BATCH_SIZE,
         **how,
     )

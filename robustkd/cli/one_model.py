@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -120,24 +122,53 @@ _OPTIONS = (
 )
 
 
+@dataclass(frozen=True)
+class OneModel:
+    """What the options say that such a command has beside its own, as they were written."""
+
+    weights: Path | None
+    weights_key: str | None
+    kwargs: tuple[str, ...]
+    normalise: str | None
+    bounds: str | None
+    classes: str | None
+    restrict: bool | None
+    code: tuple[str, ...]
+    data: str
+    data_settings: tuple[str, ...]
+    n: int | None
+    norm: Norm
+    eps: str | None
+    where: tuple[str, ...]
+    change: str | None
+    seed: int
+    device: str
+
+
 def one_model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that such a command has beside its own."""
+    """The options that such a command has beside its own; it gets them as ``options``, one ``OneModel``."""
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> Any:
+        return command(options=OneModel(**{field.name: values.pop(field.name) for field in fields(OneModel)}), **values)
+
     for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped
 
 
-def budget(text: str | None, bounds: str | None, where: tuple[str, ...], splits: Splits) -> float | None:
+def budget(options: OneModel, splits: Splits) -> float | None:
     """``--eps``, as a number or a fraction; 8/255 where neither it nor bounds are given, by ``--bounds`` or of the data, and None where
     a patch says it.
     """
     from robustkd.contracts import UsageError
 
+    text, bounds = options.eps, options.bounds
     if bounds is not None and splits.unit is not None:
         raise UsageError(
             "--bounds, and the data have bounds", fix="leave out --bounds: the network is given the data in their own unit"
         )
-    if text is None and "patch" in settings("--where", where):
+    if text is None and "patch" in settings("--where", options.where):
         return None
     if text is None:
         if splits.unit is not None:
@@ -155,21 +186,20 @@ def budget(text: str | None, bounds: str | None, where: tuple[str, ...], splits:
     return float(eps)
 
 
-def allowed(
-    norm: Any, eps: str | None, bounds: str | None, change: str | None, where: tuple[str, ...], splits: Splits
-) -> ThreatArguments:
+def allowed(options: OneModel, splits: Splits) -> ThreatArguments:
     """``--norm``, ``--eps``, ``--where`` and ``--threat``, as arguments of ``robustkd.attack`` and ``robustkd.audit``."""
     from robustkd.campaigns.file.document.threat import ThreatSpec
     from robustkd.campaigns.file.problems import Problem, complaint, validated
     from robustkd.campaigns.file.yaml_source import parse
     from robustkd.contracts import UsageError
 
-    if change is None:
-        return {"norm": norm, "eps": budget(eps, bounds, where, splits), "where": settings("--where", where) or None}
-    if eps is not None or where:
+    where = options.where
+    if options.change is None:
+        return {"norm": options.norm, "eps": budget(options, splits), "where": settings("--where", where) or None}
+    if options.eps is not None or where:
         raise UsageError(f"--{'where' if where else 'eps'} with --threat", fix="give one of them")
     problems: list[Problem] = []
-    source = parse(change, "--threat")
+    source = parse(options.change, "--threat")
     spec = validated(ThreatSpec, source.data, (), Path.cwd(), problems, also=())
     if spec is not None and (wrong := spec.problem("images")):
         problems.append(Problem((), *wrong))
@@ -178,7 +208,7 @@ def allowed(
     return {"budget": spec.model().budget}
 
 
-def images(data: str, data_settings: tuple[str, ...], n: int | None) -> Splits:
+def images(options: OneModel) -> Splits:
     """The data set's images; of prompts a campaign is told of."""
     from pydantic import ValidationError
 
@@ -187,7 +217,7 @@ def images(data: str, data_settings: tuple[str, ...], n: int | None) -> Splits:
     from robustkd.contracts import UsageError, suggestion
     from robustkd.data import SplitParams, load_splits
 
-    params = settings("--data-set", data_settings)
+    data, params = options.data, settings("--data-set", options.data_settings)
     known = [*plugins.load("datasets", data).Params.model_fields, *_OF_ALL_DATA]
     for key in params.keys() - known:
         raise UsageError(
@@ -195,7 +225,7 @@ def images(data: str, data_settings: tuple[str, ...], n: int | None) -> Splits:
             fix=suggestion(key, known) or f"they have {', '.join(known)}",
         )
     try:
-        split = SplitParams(test=n, **{key: params.pop(key) for key in _OF_ALL_DATA if key in params})
+        split = SplitParams(test=options.n, **{key: params.pop(key) for key in _OF_ALL_DATA if key in params})
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(
@@ -207,13 +237,11 @@ def images(data: str, data_settings: tuple[str, ...], n: int | None) -> Splits:
     return splits
 
 
-def given(
-    splits: Splits, normalise: str | None, bounds: str | None, classes: str | None, restrict: bool | None
-) -> tuple[np.ndarray, ModelArguments]:
+def given(options: OneModel, splits: Splits) -> tuple[np.ndarray, ModelArguments]:
     """The inputs as the code's network takes them, and the arguments of ``robustkd.attack`` and ``robustkd.audit`` that say how."""
     from robustkd.contracts import UsageError
 
-    x, unit = splits.test.unit(), splits.unit
+    x, unit, bounds = splits.test.unit(), splits.unit, options.bounds
     if unit is not None:
         import torch
 
@@ -226,23 +254,15 @@ def given(
             raise UsageError(f"--bounds is '{bounds}'", fix="give a pair: '[-1, 1]' or '[0, 255]'") from None
     own = None if bounds is None else value("--bounds", bounds)
     return x, {
-        "normalise": None if normalise is None else value("--normalise", normalise),
+        "normalise": None if options.normalise is None else value("--normalise", options.normalise),
         "bounds": own if unit is None else (unit.low, unit.high),
-        "classes": None if classes is None else value("--classes", classes),
-        "restrict": restrict,
+        "classes": None if options.classes is None else value("--classes", options.classes),
+        "restrict": options.restrict,
         "success": {"label": splits.label} if isinstance(splits.label, int) else splits.label,
     }
 
 
-def loaded_model(
-    reference: str,
-    weights: Path | None,
-    weights_key: str | None,
-    kwargs: tuple[str, ...],
-    code: tuple[str, ...],
-    splits: Splits,
-    classes: str | None,
-) -> Any:
+def loaded_model(reference: str, options: OneModel, splits: Splits) -> Any:
     """The model that a user names, see ``load_model``; of a registered one, for the data's images and classes.
 
     Without ``--classes`` its outputs must be known to be the data's classes (``output_names``).
@@ -258,14 +278,14 @@ def loaded_model(
         )
     model = load_model(
         reference,
-        weights=weights,
-        weights_key=weights_key,
-        kwargs=settings("--kwarg", kwargs),
+        weights=options.weights,
+        weights_key=options.weights_key,
+        kwargs=settings("--kwarg", options.kwargs),
         input_shape=splits.input_shape,
         num_classes=splits.num_classes,
-        code=code,
+        code=options.code,
     )
-    if classes is None and splits.label is None:
+    if options.classes is None and splits.label is None:
         _require_known_outputs(model, splits)
     return model
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, model_validator
 from typing_extensions import override
 
-from robustkd.contracts import BaseTarget, DataError, Detector, FitContext, GenerativeTarget, Modality, Params
+from robustkd.contracts import BaseTarget, DataError, Detector, FitContext, GenerativeTarget, Params
 from robustkd.contracts.random import preserved_rng, seed_torch
 from robustkd.defenses.text.guards.perplexity_filter import log_perplexity, reading
 from robustkd.defenses.training.seeding import derived_seed
@@ -129,7 +129,7 @@ class MLKDOOD(Detector[GenerativeTarget]):
     """How unlikely a student of the model that knows clean prompts alone finds a prompt."""
 
     Params: ClassVar[type[Params]] = MLKDOODParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    modalities = ("text",)
     source = "Wu et al. 2023, arXiv:2211.11300"
 
     @override

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 from typing_extensions import override
 
-from robustkd.contracts import BaseTarget, Detector, GenerativeTarget, Modality, Params
+from robustkd.contracts import BaseTarget, Detector, GenerativeTarget, Params
 from robustkd.defenses.text.guards.perplexity_filter import log_perplexity, reading
 from robustkd.lazy import nn
 from robustkd.targets.causal_lm import CausalLMTarget
@@ -48,7 +48,7 @@ class Perplexity(Detector[GenerativeTarget]):
     """How unlikely a language model finds a prompt."""
 
     Params: ClassVar[type[Params]] = PerplexityParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    modalities = ("text",)
     source = "Alon & Kamfonas 2023, arXiv:2308.14132; Jain et al. 2023, arXiv:2309.00614"
 
     @override

@@ -39,6 +39,11 @@ class ConceptClassifier(Judge):
     modalities = ("text-to-image",)
     source = "this package; ImageNet's and styles' classifiers judge so in Zhang et al. 2024, arXiv:2310.11868"
 
+    @classmethod
+    def by(cls, name: str, classifier: ImageTarget) -> ConceptClassifier:
+        """The judge that asks ``classifier``, the defense of this name."""
+        return cls(cls.Params(classifier=name)).with_targets({name: classifier})
+
     def complied(self, requests: Prompts, outputs: Sequence[Tensor]) -> np.ndarray:
         """(N,) bool.
 

@@ -25,10 +25,14 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = conv3x3(inputs, outputs, stride, bias=False), nn.BatchNorm2d(outputs)
         self.conv2, self.bn2 = conv3x3(outputs, outputs, bias=False), nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.branch_end = None
-            self.shortcut.extend([nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)])
+        self.shortcut = self._shortcut(inputs, outputs, stride)
+
+    def _shortcut(self, inputs: int, outputs: int, stride: int) -> nn.Module:
+        """What the block's output is added to; one that is no identity has ``branch_end`` None."""
+        if stride == 1 and inputs == outputs:
+            return nn.Sequential()
+        self.branch_end = None
+        return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride), rounded up."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from robustkd.lazy import F, nn
+from robustkd.models import resnet
 from robustkd.models.image import GlobalMeanPool, ImageModel, ImageNetwork, conv3x3
 
 if TYPE_CHECKING:
@@ -23,23 +26,15 @@ class OptionA(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut."""
+class BasicBlock(resnet.BasicBlock):
+    """Two 3x3 convolutions around a shortcut without parameters."""
 
-    branch_end: str | None = "bn2"
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = conv3x3(inputs, outputs, stride, bias=False), nn.BatchNorm2d(outputs)
-        self.conv2, self.bn2 = conv3x3(outputs, outputs, bias=False), nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Identity() if inputs == outputs else OptionA(inputs, outputs, stride)
-        if inputs != outputs:
-            self.branch_end = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride), rounded up."""
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+    @override
+    def _shortcut(self, inputs: int, outputs: int, stride: int) -> nn.Module:
+        if inputs == outputs:
+            return nn.Identity()
+        self.branch_end = None
+        return OptionA(inputs, outputs, stride)
 
 
 class CifarResNetNetwork(ImageNetwork):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,9 @@ import numpy as np
 from robustkd import plugins
 from robustkd.contracts import (
     Arrays,
+    BaseTarget,
     Batch,
+    Code,
     ColourBudget,
     FitContext,
     FlowBudget,
@@ -31,7 +33,7 @@ from robustkd.data import SplitParams, Splits, load_splits
 from robustkd.evaluation.images import make_batch, with_clean_logits
 from robustkd.lazy import torch
 from robustkd.plugin_kit.subject import Broken, listed
-from robustkd.targets import ClassifierTarget, EnsembleTarget, PipelineTarget, TransformSpec
+from robustkd.targets import ClassifierTarget, EnsembleTarget, PipelineTarget, TransformSpec, load_target, save_target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -154,6 +156,13 @@ def batch(target: Target, goals: bool = False) -> Batch:
     labels = torch.from_numpy(test.labels)
     wanted = (labels + 1) % digits().num_classes if goals else None
     return with_clean_logits(target, make_batch(test.unit(), labels, index=digits().test_index, goals=wanted))
+
+
+def saved_and_loaded(target: BaseTarget, code: Iterable[Code | str] = ()) -> BaseTarget:
+    """What comes back from the target's files; ``code`` is what its card may call."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_target(target, Path(folder))
+        return load_target(Path(folder), code)
 
 
 @contextmanager

@@ -32,6 +32,19 @@ class Series:
     told: Sequence[str] = ()
     joined: Sequence[bool] = ()
 
+    @classmethod
+    def of_points(cls, label: str, points: Sequence[CurvePoint], told: Sequence[str], joined: Sequence[bool] = ()) -> Series:
+        """Robust accuracy with its interval, at each eps."""
+        return cls(
+            label,
+            [p.eps for p in points],
+            [p.robust_accuracy for p in points],
+            [p.ci_low for p in points],
+            [p.ci_high for p in points],
+            told,
+            joined,
+        )
+
 
 @dataclass(frozen=True)
 class Tick:
@@ -77,15 +90,8 @@ class Plot:
 def curve(label: str, points: Sequence[CurvePoint], terms: ReportTerms) -> Series:
     """Robust accuracy against eps (or attempts) as a series, drawn where it was measured."""
     kept = [p for p in points if math.isfinite(p.eps)]
-    return Series(
-        label,
-        [p.eps for p in kept],
-        [p.robust_accuracy for p in kept],
-        [p.ci_low for p in kept],
-        [p.ci_high for p in kept],
-        [f"{terms.point(p.eps)}: {percent(p.robust_accuracy)} ({interval(p.ci_low, p.ci_high)})" for p in kept],
-        joined(kept, everywhere=terms.measured_everywhere),
-    )
+    told = [f"{terms.point(p.eps)}: {percent(p.robust_accuracy)} ({interval(p.ci_low, p.ci_high)})" for p in kept]
+    return Series.of_points(label, kept, told, joined(kept, everywhere=terms.measured_everywhere))
 
 
 def plot(

@@ -53,14 +53,4 @@ def query_plots(results: Results, defenses: Sequence[str]) -> list[Plot]:
 
 
 def _series(defense: str, curve: QueryCurve | None) -> Series:
-    if curve is None:
-        return Series(defense, [], [])
-    points = curve.points
-    return Series(
-        defense,
-        [p.eps for p in points],
-        [p.robust_accuracy for p in points],
-        [p.ci_low for p in points],
-        [p.ci_high for p in points],
-        curve.told,
-    )
+    return Series(defense, [], []) if curve is None else Series.of_points(defense, curve.points, curve.told)

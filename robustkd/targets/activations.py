@@ -16,6 +16,7 @@ from robustkd.lazy import nn, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.utils.hooks import RemovableHandle
 
 OutputHook: TypeAlias = "Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]"
 """Called with a module, its arguments and its output; what it returns, if anything, takes the output's place."""
@@ -24,9 +25,8 @@ InputHook: TypeAlias = "Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] |
 
 
 @contextmanager
-def output_hooks(modules: Sequence[nn.Module], hooks: Sequence[OutputHook]) -> Iterator[None]:
-    """Call ``hooks``, one for each of ``modules``, after these until the end of the block."""
-    handles = [module.register_forward_hook(hook) for module, hook in zip(modules, hooks, strict=True)]
+def _until_the_end(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Keep hooks until the end of the block."""
     try:
         yield
     finally:
@@ -35,14 +35,17 @@ def output_hooks(modules: Sequence[nn.Module], hooks: Sequence[OutputHook]) -> I
 
 
 @contextmanager
+def output_hooks(modules: Sequence[nn.Module], hooks: Sequence[OutputHook]) -> Iterator[None]:
+    """Call ``hooks``, one for each of ``modules``, after these until the end of the block."""
+    with _until_the_end([module.register_forward_hook(hook) for module, hook in zip(modules, hooks, strict=True)]):
+        yield
+
+
+@contextmanager
 def input_hooks(modules: Sequence[nn.Module], hooks: Sequence[InputHook]) -> Iterator[None]:
     """Call ``hooks``, one for each of ``modules``, before these until the end of the block."""
-    handles = [module.register_forward_pre_hook(hook) for module, hook in zip(modules, hooks, strict=True)]
-    try:
+    with _until_the_end([module.register_forward_pre_hook(hook) for module, hook in zip(modules, hooks, strict=True)]):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def submodules(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:

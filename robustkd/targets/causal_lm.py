@@ -22,6 +22,7 @@ from robustkd.targets.continuation import Continuation
 from robustkd.targets.frozen import without_gradients
 from robustkd.targets.memory import in_memory
 from robustkd.targets.prefix import PassCache, Prefix
+from robustkd.targets.tokenizer_texts import special_tokens, tokenizer_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -323,7 +324,7 @@ class CausalLMTarget(GenerativeTarget):
             config=json.loads(json.dumps(self.module.config.to_dict())),
             dtype=str(self.embedding.weight.dtype).removeprefix("torch."),
             tokenizer=tokenizer.backend_tokenizer.to_str(),
-            special_tokens={name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)},
+            special_tokens=special_tokens(tokenizer),
             chat_template=tokenizer.chat_template,
             ends=tuple(sorted(self.ends)),
             max_new_tokens=self.max_new_tokens,
@@ -336,8 +337,7 @@ class CausalLMTarget(GenerativeTarget):
     @classmethod
     @override
     def from_card(cls, card: JsonObject) -> CausalLMTarget:
-        from tokenizers import Tokenizer
-        from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+        from transformers import AutoConfig, AutoModelForCausalLM
 
         own = CausalLMCard.read(card)
         settings = {name: value for name, value in own.config.items() if name != "model_type"}
@@ -345,9 +345,7 @@ class CausalLMTarget(GenerativeTarget):
         module = AutoModelForCausalLM.from_config(config, trust_remote_code=False).to(getattr(torch, own.dtype))
         if module.generation_config is not None:
             module.generation_config.eos_token_id = list(own.ends)
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer.from_str(own.tokenizer), chat_template=own.chat_template, **own.special_tokens
-        )
+        tokenizer = tokenizer_of(own.tokenizer, own.special_tokens, own.chat_template)
         return cls(
             module,
             tokenizer,

@@ -20,6 +20,7 @@ from robustkd.scoring.finite import require_finite
 from robustkd.targets.chat import Chat, TokenBatch, Tokens, TooLong
 from robustkd.targets.frozen import without_gradients
 from robustkd.targets.memory import in_memory
+from robustkd.targets.tokenizer_texts import special_tokens, tokenizer_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,7 +155,7 @@ class EncoderDecoderTarget(GenerativeTarget):
             target=self.kind,
             config=json.loads(json.dumps(config.to_dict())),
             tokenizer=tokenizer.backend_tokenizer.to_str(),
-            special_tokens={name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)},
+            special_tokens=special_tokens(tokenizer),
             chat_template=tokenizer.chat_template,
             max_new_tokens=self.max_new_tokens,
             context=self.chat.context,
@@ -163,13 +164,10 @@ class EncoderDecoderTarget(GenerativeTarget):
     @classmethod
     @override
     def from_card(cls, card: JsonObject) -> EncoderDecoderTarget:
-        from tokenizers import Tokenizer
-        from transformers import AutoConfig, PreTrainedTokenizerFast, T5ForConditionalGeneration
+        from transformers import AutoConfig, T5ForConditionalGeneration
 
         own = EncoderDecoderCard.read(card)
         settings = {name: value for name, value in own.config.items() if name != "model_type"}
         config: Any = AutoConfig.for_model("t5", **settings)
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer.from_str(own.tokenizer), chat_template=own.chat_template, **own.special_tokens
-        )
+        tokenizer = tokenizer_of(own.tokenizer, own.special_tokens, own.chat_template)
         return cls(T5ForConditionalGeneration(config), tokenizer, max_new_tokens=own.max_new_tokens, context=own.context)

@@ -18,10 +18,7 @@ from robustkd.campaigns.plan.cells import Cell
 class InlineEngine(Engine):
     """This process. A crash of a cell is a crash of the campaign (which then resumes), and no time limit can stop a cell."""
 
-    @property
-    @override
-    def on_this_machine(self) -> bool:
-        return True
+    on_this_machine = True
 
     @override
     def run(self, job: Job, schedule: Schedule, listener: Listener) -> None:

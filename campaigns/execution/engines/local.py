@@ -39,11 +39,7 @@ class LocalEngine(Engine):
     """
 
     Params = LocalParams
-
-    @property
-    @override
-    def on_this_machine(self) -> bool:
-        return True
+    on_this_machine = True
 
     @override
     def run(self, job: Job, schedule: Schedule, listener: Listener) -> None:

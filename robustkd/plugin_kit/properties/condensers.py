@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,6 @@ from robustkd.contracts import Arrays, Defense, SoftArrays, Target, ThreatModel,
 from robustkd.plugin_kit import fixtures
 from robustkd.plugin_kit.properties.killed import resumed
 from robustkd.plugin_kit.subject import NotApplicable, Subject, generators_at, require
-from robustkd.targets import load_target, save_target
 from robustkd.targets.condensed import CondensedTarget
 
 QUICK = {"model": "tiny-cnn", "steps": 4, "images_per_class": 2, "student_steps": 2, "max_start": 1, "batch_size": 16}
@@ -51,9 +48,7 @@ def stored_whole(subject: Subject) -> None:
     defense, target = _defense(subject), _condensed(subject)
     with fixtures.context(targets=_others(defense)) as context:
         returned: Arrays = defense.params.condenser.make().condense(context)
-    with tempfile.TemporaryDirectory() as folder:
-        save_target(target, Path(folder))
-        again = load_target(Path(folder))
+    again = fixtures.saved_and_loaded(target)
     assert isinstance(again, CondensedTarget)
     require(
         again.arrays.digest() == returned.digest(),

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 
-from robustkd.contracts import (
-    DataError,
-    RawData,
-)
-from robustkd.plugin_kit import fixtures
+from robustkd.contracts import DataError, RawData
 from robustkd.plugin_kit.subject import NotApplicable, Subject, require
-
-_EPS = fixtures.EPS["linf"]
-_ATTACKS = ({"kind": "fgsm"}, {"kind": "pgd", "steps": 10}, {"kind": "pgd", "steps": 10, "loss": "margin"})
-_METRIC = re.compile(r"[A-Za-z0-9_./ -]+")
-QUICK_CHECK = {"samples": 4, "points": 200, "steps": 5, "restarts": 1}
 
 
 def loads(subject: Subject) -> None:
     """It loads images (N, C, H, W) of pixels in [0, 1] or bytes, with a label for each and a name for each class."""
-    raw = _raw(subject)
+    raw = raw_data(subject)
     require(isinstance(raw, RawData), f"load returned a {type(raw).__name__}", "return a robustkd.contracts.RawData")
     require(len(set(raw.classes)) == len(raw.classes) > 1, f"classes are {raw.classes[:5]}", "two or more names, all different")
     for part in (raw.test, *([raw.train] if raw.train is not None else [])):
@@ -32,7 +22,7 @@ def loads(subject: Subject) -> None:
 
 def same_data(subject: Subject) -> None:
     """Loaded twice, it is the same data in the same order."""
-    first, second = _raw(subject), _raw(subject)
+    first, second = raw_data(subject), raw_data(subject)
     require(
         first.test.digest() == second.test.digest()
         and (first.train is None or second.train is None or first.train.digest() == second.train.digest()),
@@ -44,7 +34,8 @@ def same_data(subject: Subject) -> None:
 DATASET = (loads, same_data)
 
 
-def _raw(subject: Subject) -> RawData[Any]:
+def raw_data(subject: Subject) -> RawData[Any]:
+    """What the data set loads."""
     try:
         raw: RawData[Any] = subject.make().load()
     except DataError as error:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from robustkd.contracts import BaseTarget, Defense, FitContext, Target, ThreatModel, target_references
 from robustkd.lazy import torch
 from robustkd.plugin_kit import fixtures
 from robustkd.plugin_kit.properties.killed import resumed
 from robustkd.plugin_kit.subject import Broken, NotApplicable, Subject, generators_at, listed, require
-from robustkd.targets import fingerprint, load_target, save_target
+from robustkd.targets import fingerprint
 
 
 def trains(subject: Subject) -> None:
@@ -55,9 +52,7 @@ def saved_and_loaded(subject: Subject) -> None:
     """The trained target comes back from its files as the same function."""
     target = _fitted(subject)
     x = torch.from_numpy(fixtures.digits().test.unit())
-    with tempfile.TemporaryDirectory() as folder:
-        save_target(target, Path(folder))
-        again = load_target(Path(folder), _defense(subject).code())
+    again = fixtures.saved_and_loaded(target, _defense(subject).code())
     assert isinstance(target, Target)
     assert isinstance(again, Target)
     with generators_at(0), torch.no_grad():

@@ -14,7 +14,7 @@ from robustkd.contracts import BaseTarget, FitContext, GenerativeTarget, Prompts
 from robustkd.lazy import torch
 from robustkd.plugin_kit import fixtures, prompt_fixtures
 from robustkd.plugin_kit.subject import Subject, generators_at, listed, require
-from robustkd.targets import backward_surrogates, declared_surrogates, load_target, save_target
+from robustkd.targets import backward_surrogates, declared_surrogates
 from robustkd.targets.detecting import DetectingTarget
 from robustkd.targets.guarded import GuardedTarget
 
@@ -57,9 +57,7 @@ def same_scores(subject: Subject) -> None:
 def saved_with_its_model(subject: Subject) -> None:
     """Saved and loaded with the classifier, it accepts and rejects the same images."""
     target, x = _target(subject), _images()
-    with tempfile.TemporaryDirectory() as folder:
-        save_target(target, Path(folder))
-        again = load_target(Path(folder))
+    again = fixtures.saved_and_loaded(target)
     assert isinstance(again, Target)
     with torch.no_grad():
         require(
@@ -148,9 +146,7 @@ def prompts_scored_alone(subject: Subject) -> None:
 def filter_saved_and_loaded(subject: Subject) -> None:
     """Saved and loaded with the model, it holds back the same prompts."""
     target = _filter(subject)
-    with tempfile.TemporaryDirectory() as folder:
-        save_target(target, Path(folder))
-        again = load_target(Path(folder))
+    again = fixtures.saved_and_loaded(target)
     assert isinstance(again, GuardedTarget)
     require(
         torch.allclose(target.alarm(_prompts()), again.alarm(_prompts()), atol=1e-5),

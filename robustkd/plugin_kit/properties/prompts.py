@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +22,8 @@ from robustkd.contracts import (
 )
 from robustkd.lazy import torch
 from robustkd.plugin_kit import fixtures, prompt_fixtures
+from robustkd.plugin_kit.properties.datasets import raw_data
 from robustkd.plugin_kit.subject import NotApplicable, Subject, generators_at, listed, require
-from robustkd.targets import load_target, save_target
 
 # --- attacks
 
@@ -98,9 +96,7 @@ def answers_one_by_one(subject: Subject) -> None:
 def saved_and_loaded_again(subject: Subject) -> None:
     """The target comes back from its files with the same answers."""
     target = _made(subject)
-    with tempfile.TemporaryDirectory() as folder:
-        save_target(target, Path(folder))
-        again = load_target(Path(folder))
+    again = fixtures.saved_and_loaded(target)
     assert isinstance(again, GenerativeTarget)
     same = all(_same(*pair) for pair in zip(_asked(target), _asked(again), strict=True))
     require(
@@ -165,7 +161,7 @@ JUDGE = (judges, each_output_alone, tells_apart)
 
 def loads_prompts(subject: Subject) -> None:
     """It loads requests with a category each, and names judges that there are."""
-    raw = _raw(subject)
+    raw = raw_data(subject)
     require(isinstance(raw, RawData), f"load returned a {type(raw).__name__}", "return a robustkd.contracts.RawData")
     for part in (part for part in (raw.train, raw.test, raw.benign) if part is not None):
         require(isinstance(part, Prompts), f"a part is a {type(part).__name__}", "return robustkd.contracts.Prompts")
@@ -184,7 +180,7 @@ def loads_prompts(subject: Subject) -> None:
 
 def same_prompts(subject: Subject) -> None:
     """Loaded twice, it is the same data in the same order."""
-    first, second = _raw(subject), _raw(subject)
+    first, second = raw_data(subject), raw_data(subject)
     for name in ("train", "test", "benign"):
         one, other = getattr(first, name), getattr(second, name)
         same = (one is None and other is None) or one.digest() == other.digest()
@@ -253,11 +249,3 @@ def _verdicts(subject: Subject, requests: Prompts, outputs: Sequence[Any]) -> np
     except DataError as error:
         raise NotApplicable(f"it judges requests of another kind: {error.message}") from None
     return said.complied if isinstance(said, Judgements) else said
-
-
-def _raw(subject: Subject) -> RawData[Any]:
-    try:
-        raw: RawData[Any] = subject.make().load()
-    except DataError as error:
-        raise NotApplicable(f"the data are not here: {error.message}") from None
-    return raw
