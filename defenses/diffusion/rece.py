@@ -11,12 +11,13 @@ the kept tokens are preserved in each of the edits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.diffusion.erasing import begin
+from robustkd.defenses.diffusion.text_to_image_defense import TextToImageDefense
 from robustkd.defenses.diffusion.uce import UCEParams, edited, encoded_tokens, projections
 from robustkd.lazy import torch
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -30,11 +31,10 @@ class RECEParams(UCEParams):
     derived_ridge: float = Field(0.1, gt=0, description="of the closed form of these embeddings")
 
 
-class RECE(Defense):
+class RECE(TextToImageDefense):
     """Edit the cross-attention, and edit it again for what the edit has left."""
 
     Params = RECEParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = (
         "Gong et al., Reliable and efficient concept erasure of text-to-image diffusion models, ECCV 2024, arXiv:2407.12383"
     )

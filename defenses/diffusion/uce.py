@@ -11,12 +11,13 @@ erased one. It minimises
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.diffusion.erasing import ErasingParams, begin, encoded_together
+from robustkd.defenses.diffusion.text_to_image_defense import TextToImageDefense
 from robustkd.lazy import torch
 from robustkd.targets.frozen import without_gradients
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -31,11 +32,10 @@ class UCEParams(ErasingParams):
     ridge: float = Field(0.1, gt=0, description="weight of staying with the original projection")
 
 
-class UCE(Defense):
+class UCE(TextToImageDefense):
     """Let the cross-attention take an erased text for another one."""
 
     Params = UCEParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "Gandikota et al., Unified concept editing in diffusion models, WACV 2024, arXiv:2308.14761"
 
     def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:

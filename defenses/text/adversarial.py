@@ -12,15 +12,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import with_suffix
 from robustkd.attacks.text.engine.target_prefix import target_prefixes
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.text.losses import completion_mean, unlikely
 from robustkd.defenses.text.random_suffix import RandomSuffix, RandomSuffixRate, RandomSuffixTokens
+from robustkd.defenses.text.text_defense import TextDefense
 from robustkd.defenses.text.training import (
     Conversations,
     TuneParams,
@@ -148,10 +149,8 @@ def toward_and_unlikely(toward_weight: float, away_weight: float) -> Outer:
     return losses
 
 
-class AdversarialTuning(Defense):
+class AdversarialTuning(TextDefense):
     """A language model that is tuned against an adversary."""
-
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
 
     @abstractmethod
     def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
