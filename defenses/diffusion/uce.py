@@ -11,6 +11,7 @@ erased one. It minimises
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -44,16 +45,22 @@ class UCE(TextToImageDefense):
         Raises:
             UsageError, DataError: see ``erasing.begin``.
         """
-        p, erasure = self.params, begin(context, self.params)
+        erasure = begin(context, self.params)
         target = erasure.target
         erased, kept = (encoded_tokens(target, texts.every()) for texts in (erasure.forget, erasure.retain))
         # Position by position: the tokens of the other text, at the places of the erased ones.
-        instead = encoded_tokens(target, [p.instead]).repeat(len(erasure.forget.every()), 1)
-        for projection in projections(target):
-            weight = edited(projection.weight.cpu().double(), erased, instead, kept, p.preserve, p.ridge)
-            with torch.no_grad():
-                projection.weight.copy_(weight)
+        instead = encoded_tokens(target, [self.params.instead]).repeat(len(erasure.forget.every()), 1)
+        layers = projections(target)
+        weights = (layer.weight.cpu().double() for layer in layers)
+        with torch.no_grad():
+            for layer, weight in zip(layers, self.edited(weights, erased, instead, kept), strict=True):
+                layer.weight.copy_(weight)
         return target
+
+    def edited(self, weights: Iterable[Tensor], erased: Tensor, instead: Tensor, kept: Tensor) -> Iterable[Tensor]:
+        """What takes the place of each of the projections' weights, (out, D); see ``edited`` for the tokens."""
+        p = self.params
+        return (edited(weight, erased, instead, kept, p.preserve, p.ridge) for weight in weights)
 
 
 def projections(target: TextToImageTarget) -> list[nn.Linear]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.text.engine.continuous import with_suffix
 from robustkd.attacks.text.engine.target_prefix import target_prefixes
@@ -193,3 +194,12 @@ class AdversarialTuning(TextDefense):
             return value - p.utility_weight * completion_mean(target.token_logprobs(batch), batch.completion).mean()
 
         return tune(context, loss, p, name="train", measure=held_out(context, base), memory=adversary.memory)
+
+
+class UnlikelihoodTuning(AdversarialTuning):
+    """Tuned toward refusals and away from answers; its parameters have ``toward_weight`` and ``away_weight``."""
+
+    @override
+    def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
+        """The loss: toward the refusal, away from the answer to withhold."""
+        return toward_and_unlikely(self.params.toward_weight, self.params.away_weight)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from typing_extensions import override
 
-from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball
+from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.oracle import finite_or_zero
 from robustkd.contracts import FitContext, ThreatModel
 from robustkd.defenses.training import (
@@ -34,6 +34,7 @@ from robustkd.defenses.training import (
     NetworkParams,
     OneNetwork,
     Prepared,
+    TrainedUnderAttack,
 )
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
@@ -91,12 +92,10 @@ class FreeRecipe(AdversarialRecipe):
         self.delta = tensors["delta"].clone()
 
 
-class Free(OneNetwork):
+class Free(TrainedUnderAttack, OneNetwork):
     """A network trained on perturbations that its own backward passes give away; the epoch is chosen as ``selection`` says."""
 
     Params = FreeParams
-    uses_threat = True
-    revisions = STEEPEST_REVISIONS
     source = "Shafahi et al. 2019, arXiv:1904.12843"
 
     @override

@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
-from robustkd.contracts import Defense, FitContext, ModelName, Params, Target, TargetRef, ThreatModel
+from robustkd.contracts import FitContext, ModelName, Params, Target, TargetRef, ThreatModel
 from robustkd.contracts.params import AddedLater, ModelParams
 from robustkd.defenses.training import (
     AdversarialRecipe,
@@ -35,6 +34,7 @@ from robustkd.defenses.training import (
     InnerMaximisation,
     Minibatch,
     Teacher,
+    TrainedUnderAttack,
     TrainParams,
     entropy,
     fresh_network,
@@ -192,15 +192,13 @@ class MTARDRecipe(AdversarialRecipe):
             )
 
 
-class TwoTeacherDistillation(Defense):
+class TwoTeacherDistillation(TrainedUnderAttack):
     """A student of a clean and a robust teacher, both frozen.
 
     Attributes:
         recipe: the outer loss, made of both teachers, the inner maximisation, the threat model and the parameters.
     """
 
-    uses_threat = True
-    revisions = STEEPEST_REVISIONS
     recipe: ClassVar[Callable[..., AdversarialRecipe]]
 
     def fit(self, context: FitContext) -> Target:

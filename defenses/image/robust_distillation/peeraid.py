@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
-from robustkd.contracts import Defense, FitContext, ModelName, Target, ThreatModel
+from robustkd.contracts import FitContext, ModelName, Target, ThreatModel
 from robustkd.contracts.params import ModelParams
 from robustkd.defenses.training import (
     AdversarialRecipe,
@@ -33,6 +32,7 @@ from robustkd.defenses.training import (
     Minibatch,
     Teacher,
     TeacherInner,
+    TrainedUnderAttack,
     TrainParams,
     fresh_network,
     kl,
@@ -140,12 +140,10 @@ class PeerAiDRecipe(AdversarialRecipe):
         return sum(losses.values(), logits.new_zeros(())), losses
 
 
-class PeerAiD(Defense):
+class PeerAiD(TrainedUnderAttack):
     """A student of a peer that learns the student's adversarial examples along with it."""
 
     Params = PeerAiDParams
-    uses_threat = True
-    revisions = STEEPEST_REVISIONS
     source = "Jung et al. 2024 (CVPR), arXiv:2403.06668"
 
     def fit(self, context: FitContext) -> Target:
