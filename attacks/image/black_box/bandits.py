@@ -26,7 +26,7 @@ from robustkd.attacks.image.engine.ascent import AttackState, SteepestStep
 from robustkd.attacks.image.engine.ball import StepSize
 from robustkd.attacks.image.engine.estimates import with_room
 from robustkd.attacks.image.engine.from_inputs import maximize_from_inputs
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
@@ -101,7 +101,7 @@ class BanditsParams(Params):
     )
     lr: float | None = Field(None, gt=0, description="of the latent gradient; default: 100 in linf, 0.1 in l2")
     tile: int = Field(4, ge=1, description="pixels along the side of a tile that shares its gradient; 1: no data prior")
-    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "ce"
 
 
 class Bandits(ChosenLoss):

@@ -20,7 +20,7 @@ from robustkd.attacks.image.engine.ascent import SteepestStep
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, StepSize
 from robustkd.attacks.image.engine.estimates import FiniteDifferences, Remembered, gaussian
 from robustkd.attacks.image.engine.from_inputs import maximize_from_inputs
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -34,7 +34,7 @@ class NESParams(Params):
     pairs: int = Field(25, ge=1, description="directions for each estimate, each looked at both ways")
     sigma: float = Field(0.001, gt=0, description="how far to look, in pixel units")
     momentum: float = Field(0.9, ge=0, lt=1, description="share of the former estimates in each; 0: each step forgets")
-    loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "margin"
 
 
 class NES(ChosenLoss):

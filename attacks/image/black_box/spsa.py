@@ -22,7 +22,7 @@ from robustkd.attacks.image.engine.ascent import AttackState
 from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS
 from robustkd.attacks.image.engine.estimates import FiniteDifferences, rademacher
 from robustkd.attacks.image.engine.from_inputs import maximize_from_inputs
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -53,7 +53,7 @@ class SPSAParams(Params):
     pairs: int = Field(64, ge=1, description="directions for each estimate, each looked at both ways")
     delta: float = Field(0.01, gt=0, description="how far to look, in pixel units")
     lr: float = Field(0.01, gt=0, description="Adam's learning rate, in pixel units")
-    loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "margin"
 
 
 class SPSA(ChosenLoss):

@@ -10,12 +10,10 @@ Source: Goodfellow, Shlens, Szegedy: Explaining and harnessing adversarial examp
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from robustkd.attacks.image.engine.ascent import SteepestStep
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, StepSize
 from robustkd.attacks.image.engine.from_inputs import maximize_from_inputs
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -24,7 +22,7 @@ from robustkd.contracts.random import SampleRng
 class FGSMParams(Params):
     """The loss whose gradient gives the single step."""
 
-    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "ce"
 
 
 class FGSM(ChosenLoss):

@@ -198,9 +198,5 @@ class DescentAttack(PromptAttack[CausalLMTarget]):
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
     ) -> None:
-        """As many passes as ``descent`` says.
-
-        Raises:
-            DataError: a request has no ``target``.
-        """
+        """As many passes as ``descent`` says; a request without a ``target`` is a DataError."""
         self.descent(target, Vocabulary.of(target, self.params.ascii))(target, batch, attempts, rng)

@@ -28,7 +28,7 @@ from robustkd.defenses.training import (
     kl,
 )
 from robustkd.defenses.training.divergence import tempered_log_softmax
-from robustkd.defenses.training.inner import Start
+from robustkd.defenses.training.inner import StartParam
 from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class MARTInner(InnerMaximisation):
     """The inner maximisation with the values of the authors' code."""
 
-    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    start: StartParam = "noise"
 
 
 class MARTParams(AdversarialParams):

@@ -24,7 +24,7 @@ from robustkd.defenses.training import (
     Minibatch,
     kl,
 )
-from robustkd.defenses.training.inner import OwnLoss, Start
+from robustkd.defenses.training.inner import OwnLoss, StartParam
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class TRADESInner(InnerMaximisation):
     """The inner maximisation with the paper's loss and start."""
 
-    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    start: StartParam = "noise"
     loss: OwnLoss = Field(
         "kl-student-clean", description="what is climbed: cross entropy, or the divergence from the output on x"
     )

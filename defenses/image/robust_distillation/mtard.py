@@ -44,7 +44,7 @@ from robustkd.defenses.training import (
 )
 from robustkd.defenses.training.adversarial import IGDM
 from robustkd.defenses.training.gradient_matching import GradientMatchingParams
-from robustkd.defenses.training.inner import Start
+from robustkd.defenses.training.inner import StartParam
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class MTARDTeachers(Params):
 class MTARDInner(InnerMaximisation):
     """The inner maximisation with the paper's start."""
 
-    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    start: StartParam = "noise"
 
 
 class MTARDParams(TrainParams):

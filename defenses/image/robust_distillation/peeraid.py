@@ -40,7 +40,7 @@ from robustkd.defenses.training import (
 )
 from robustkd.defenses.training.adversarial import AWP, KLReduction
 from robustkd.defenses.training.auxiliary import AuxiliaryNetwork
-from robustkd.defenses.training.inner import InnerLoss, Start
+from robustkd.defenses.training.inner import InnerLoss, StartParam
 from robustkd.defenses.training.optim import base_lr, optimiser
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 class PeerAiDInner(TeacherInner):
     """The inner maximisation with the paper's loss and start; the peer is the teacher."""
 
-    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    start: StartParam = "noise"
     loss: InnerLoss = Field(
         "kl-teacher-clean", description="what is climbed: cross entropy, or a divergence of student and peer"
     )

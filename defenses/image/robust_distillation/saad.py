@@ -36,7 +36,7 @@ from robustkd.defenses.training import (
 from robustkd.defenses.training.adversarial import IGDM
 from robustkd.defenses.training.divergence import scaled
 from robustkd.defenses.training.gradient_matching import GradientMatchingParams
-from robustkd.defenses.training.inner import InnerLoss, Start
+from robustkd.defenses.training.inner import InnerLoss, StartParam
 from robustkd.lazy import torch
 from robustkd.targets import ClassifierTarget
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 class SAADInner(TeacherInner):
     """The inner maximisation with the paper's loss and start."""
 
-    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    start: StartParam = "noise"
     loss: InnerLoss = Field("kl-teacher-linear", description="what is climbed: cross entropy, or a divergence of outputs")
 
 
