@@ -36,6 +36,7 @@ from robustkd.defenses.training import (
     Prepared,
     TrainedUnderAttack,
 )
+from robustkd.defenses.training.params import WeightDecayParam
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 class FreeParams(NetworkParams):
     epochs: int = Field(25, ge=1, description="passes over the training data, each of m steps a minibatch")
-    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    weight_decay: WeightDecayParam = 2e-4
     replays: int = Field(8, ge=1, description="m, the steps on each minibatch")
     eps: float | None = Field(None, gt=0, description="radius in pixel units; default the campaign's")
     awp: AWPParams | None = Field(None, description="adversarial weight perturbation: {} turns it on")

@@ -25,6 +25,7 @@ from robustkd.defenses.training import (
     kl,
 )
 from robustkd.defenses.training.inner import OwnLoss, StartParam
+from robustkd.defenses.training.params import EpochsParam, WeightDecayParam
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class TRADESInner(InnerMaximisation):
 class TRADESParams(AdversarialParams):
     milestone_fractions: ClassVar[tuple[float, ...]] = (75 / 100, 90 / 100)
 
-    epochs: int = Field(100, ge=1, description="passes over the training data")
-    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    epochs: EpochsParam = 100
+    weight_decay: WeightDecayParam = 2e-4
     inner: TRADESInner = Field(default_factory=TRADESInner, description="the examples to train on")
     beta: float = Field(6.0, ge=0, description="weight of the divergence between the outputs on x and on x~")
 

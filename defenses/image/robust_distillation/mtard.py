@@ -45,6 +45,7 @@ from robustkd.defenses.training import (
 from robustkd.defenses.training.adversarial import IGDM
 from robustkd.defenses.training.gradient_matching import GradientMatchingParams
 from robustkd.defenses.training.inner import StartParam
+from robustkd.defenses.training.params import EpochsParam, WeightDecayParam
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ class MTARDParams(TrainParams):
 
     milestone_fractions: ClassVar[tuple[float, ...]] = (215 / 300, 260 / 300, 285 / 300)
 
-    epochs: int = Field(300, ge=1, description="passes over the training data")
-    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    epochs: EpochsParam = 300
+    weight_decay: WeightDecayParam = 2e-4
     teachers: MTARDTeachers = Field(description="the two that the student learns from")
     student: ModelName = Field(description="the student's architecture: a model plug-in")
     student_params: ModelParams = Field(default_factory=dict)

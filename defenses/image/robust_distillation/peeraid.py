@@ -42,6 +42,7 @@ from robustkd.defenses.training.adversarial import AWP, KLReduction
 from robustkd.defenses.training.auxiliary import AuxiliaryNetwork
 from robustkd.defenses.training.inner import InnerLoss, StartParam
 from robustkd.defenses.training.optim import base_lr, optimiser
+from robustkd.defenses.training.params import EpochsParam, WeightDecayParam
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
 
@@ -63,8 +64,8 @@ class PeerAiDParams(TrainParams):
 
     milestone_fractions: ClassVar[tuple[float, ...]] = (214 / 300, 259 / 300, 284 / 300)
 
-    epochs: int = Field(300, ge=1, description="passes over the training data")
-    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    epochs: EpochsParam = 300
+    weight_decay: WeightDecayParam = 2e-4
     student: ModelName = Field(description="the student's architecture: a model plug-in")
     student_params: ModelParams = Field(default_factory=dict)
     peer: ModelName | None = Field(None, description="the peer's architecture; default the student's")

@@ -37,6 +37,7 @@ from robustkd.defenses.training.adversarial import IGDM
 from robustkd.defenses.training.divergence import scaled
 from robustkd.defenses.training.gradient_matching import GradientMatchingParams
 from robustkd.defenses.training.inner import InnerLoss, StartParam
+from robustkd.defenses.training.params import WeightDecayParam
 from robustkd.lazy import torch
 from robustkd.targets import ClassifierTarget
 
@@ -54,7 +55,7 @@ class SAADInner(TeacherInner):
 class SAADParams(RobustDistillationParams):
     """Parameters of ``saad``. The paper trains on CIFAR with ``augment: crop-flip``."""
 
-    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    weight_decay: WeightDecayParam = 2e-4
     inner: SAADInner = Field(default_factory=SAADInner, description="the examples of the adversarial branch")
     igdm: GradientMatchingParams | None = Field(default_factory=GradientMatchingParams, description=IGDM)
     swa: float | None = Field(
