@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.diffusion.engine.denoising import Denoising, LevelsParam, levels_of, pictures
-from robustkd.attacks.diffusion.engine.slots import Place, Slots, vocabulary
+from robustkd.attacks.diffusion.engine.denoising import Denoising, DenoisingAttack, LevelsParam
+from robustkd.attacks.diffusion.engine.slots import Slots, SlotsParams, vocabulary
 from robustkd.attacks.image.engine.adam import adam
-from robustkd.contracts import Attempts, EmbeddingRadius, Params, PromptAttack, PromptBatch, Request, TargetRef, ThreatModel
+from robustkd.contracts import Attempts, EmbeddingRadius, PromptBatch, Request, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets import frozen
@@ -34,14 +34,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class ConceptInversionParams(Params):
+class ConceptInversionParams(SlotsParams):
     """How many vectors there are, where, and how they are trained."""
 
     tokens: int = Field(1, ge=1, description="how many vectors are added to the request")
-    place: Place = Field(
-        "prefix",
-        description="where: before it, after it, in its middle, in its place (replace), or one token after every three words",
-    )
     steps: int = Field(1000, ge=0, description="steps of each training; 0: none, the control")
     lr: float = Field(1.0, gt=0, description="Adam's, relative to the spread of the embeddings' numbers")
     radius: float = Field(10.0, gt=0, description="how far a vector may go from its token, in mean lengths of embeddings")
@@ -52,14 +48,10 @@ class ConceptInversionParams(Params):
     original: TargetRef | None = Field(None, description="a defense whose model draws the pictures, where the data have none")
 
 
-class ConceptInversion(PromptAttack[TextToImageTarget]):
+class ConceptInversion(DenoisingAttack):
     """Trains vectors for a concept that no token names any more."""
 
     Params = ConceptInversionParams
-    modalities = ("text-to-image",)
-    needs = PromptAttack.needs | {"tokens", "embeddings", "denoising"}
-    needs_of_others = frozenset({"respond", "denoising"})
-    gradients = True
     space = "embeddings"
     source = "Pham et al. 2024, arXiv:2308.01508"
     version = "2"  # 1 took a tenth of the step by default, and saw one noise level alone where the steps were a multiple of 61
@@ -75,9 +67,8 @@ class ConceptInversion(PromptAttack[TextToImageTarget]):
         p = self.params
         prompts = batch.requests["prompt"]
         slots = Slots(target, prompts, p.place, p.tokens).leave_full(attempts)
-        images = pictures(target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)
+        objective = self.error(target, batch.requests, max(p.steps, 1))
         words = vocabulary(target)
-        objective = Denoising(target, images, max(p.steps, 1), p.timesteps, visited=levels_of(target, p.levels))
         attempts(everyone := attempts.open, [Request(prompts[row]) for row in everyone.tolist()])
         with frozen(target.module):
             for restart in range(p.restarts):

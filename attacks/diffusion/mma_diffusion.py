@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.diffusion.engine.encoder_states import end_states
+from robustkd.attacks.diffusion.engine.encoder_states import TextEncoderAttack, end_states
 from robustkd.attacks.diffusion.engine.ranked import attempt_in_order
 from robustkd.attacks.diffusion.engine.slots import Slots, vocabulary
-from robustkd.contracts import Attempts, Params, PromptAttack, PromptBatch, Request, TargetRef, ThreatModel, UsageError
+from robustkd.contracts import Attempts, Params, PromptBatch, Request, TargetRef, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.data.captions import called
 from robustkd.lazy import F, torch
@@ -56,13 +56,10 @@ class MMADiffusionParams(Params):
     batch_size: int = Field(8, ge=1, description="requests that are searched for side by side; no result depends on it")
 
 
-class MMADiffusion(PromptAttack[TextToImageTarget]):
+class MMADiffusion(TextEncoderAttack):
     """A greedy search for prompts that a text encoder reads alike; passes are its own."""
 
     Params = MMADiffusionParams
-    modalities = ("text-to-image",)
-    needs = PromptAttack.needs | {"tokens", "embeddings"}
-    needs_of_others = frozenset({"tokens", "embeddings", "denoising"})
     gradients = True
     source = "Yang et al. 2024, arXiv:2311.17516"
 
@@ -75,7 +72,7 @@ class MMADiffusion(PromptAttack[TextToImageTarget]):
             UsageError: the model reads fewer tokens, or every token of the vocabulary is banned.
         """
         p, prompts = self.params, batch.requests["prompt"]
-        model = self.target(p.original, TextToImageTarget) if p.original else target
+        model = self.asked_model(target)
         slots = Slots(target, prompts, "replace", p.tokens).leave_full(attempts)
         attempts(everyone := attempts.open, [Request(prompts[row]) for row in everyone.tolist()])
         rows = attempts.open

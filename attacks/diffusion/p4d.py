@@ -16,12 +16,12 @@ from __future__ import annotations
 from pydantic import Field
 from typing_extensions import override
 
-from robustkd.attacks.diffusion.engine.denoising import Denoising, levels_of, pictures
+from robustkd.attacks.diffusion.engine.denoising import Denoising, DenoisingAttack, levels_of, pictures
 from robustkd.attacks.diffusion.engine.share import Share
 from robustkd.attacks.diffusion.engine.slots import Place
 from robustkd.attacks.diffusion.engine.token_search import TokenSearch
 from robustkd.attacks.diffusion.pez import DenoisingParams, Nearest
-from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetError, TargetRef, ThreatModel
+from robustkd.contracts import Attempts, PromptBatch, TargetError, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -33,14 +33,11 @@ class P4DParams(DenoisingParams):
     original: TargetRef = Field(description="the defense whose model still draws the concept", examples=["original"])
 
 
-class P4D(PromptAttack[TextToImageTarget]):
+class P4D(DenoisingAttack):
     """Prompting4Debugging: the original model's predictions, out of the unlearned one."""
 
     Params = P4DParams
-    modalities = ("text-to-image",)
-    needs = PromptAttack.needs | {"tokens", "embeddings", "denoising"}
-    needs_of_others = frozenset({"respond", "tokens", "denoising"})
-    gradients = True
+    needs_of_others = DenoisingAttack.needs_of_others | {"tokens"}
     source = "Chin et al. 2024, arXiv:2309.06135"
 
     def search(

@@ -10,17 +10,16 @@ Source: Wen et al.: Hard prompts made easy (NeurIPS 2023), algorithm 1; learning
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.diffusion.engine.denoising import Denoising, LevelsParam, levels_of, pictures
-from robustkd.attacks.diffusion.engine.token_search import TokenSearch, TokenSearchParams
-from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetRef, ThreatModel
+from robustkd.attacks.diffusion.engine.denoising import LevelsParam
+from robustkd.attacks.diffusion.engine.token_search import DenoisingTokenAttack, Relaxation, TokenSearchParams
+from robustkd.contracts import TargetRef
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import F
-from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,13 +45,8 @@ class PEZParams(DenoisingParams):
     original: TargetRef | None = Field(None, description="a defense whose model draws the pictures, where the data have none")
 
 
-@dataclass(frozen=True)
-class Nearest:
-    """Tokens as free points among the (A, E) ``table``."""
-
-    table: Tensor
-    lr: float
-    weight_decay: float
+class Nearest(Relaxation):
+    """Tokens as free points among the embeddings of ``table``."""
 
     def start(self, rng: SampleRng, count: int) -> Tensor:
         """The (N, count, E) embeddings of random tokens."""
@@ -75,26 +69,12 @@ class Nearest:
         return x - self.lr * (direction + self.weight_decay * x)
 
 
-class PEZ(PromptAttack[TextToImageTarget]):
+class PEZ(DenoisingTokenAttack):
     """Hard prompts made easy, on the denoising error."""
 
     Params = PEZParams
-    modalities = ("text-to-image",)
-    needs = PromptAttack.needs | {"tokens", "embeddings", "denoising"}
-    needs_of_others = frozenset({"respond", "denoising"})
-    gradients = True
     source = "Wen et al. 2023, arXiv:2302.03668"
 
-    def search(
-        self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
-    ) -> None:
-        """Search tokens that lower the denoising error of the target's own pictures or of the original's."""
-        p = self.params
-        search = TokenSearch(target, batch, attempts, rng)
-        images = pictures(search.target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)
-        search.run(
-            p,
-            search.slots(p),
-            Nearest(search.table, p.lr, p.weight_decay),
-            Denoising(search.target, images, search.blocks, p.timesteps, visited=levels_of(search.target, p.levels)),
-        )
+    @override
+    def relaxation(self, table: Tensor) -> Relaxation:
+        return Nearest(table, self.params.lr, self.params.weight_decay)

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.diffusion.engine.encoder_states import encoded
+from robustkd.attacks.diffusion.engine.encoder_states import TextEncoderAttack, encoded
 from robustkd.attacks.diffusion.engine.token_search import TokenSearch
 from robustkd.attacks.diffusion.pez import Nearest, NearestParams
-from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetRef, ThreatModel
+from robustkd.contracts import Attempts, PromptBatch, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import F, torch
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -58,13 +58,10 @@ class TextEncoderSimilarity:
         return self.sign * F.cosine_similarity(states.flatten(1), self.reference[rows].flatten(1), dim=1)
 
 
-class QF(PromptAttack[TextToImageTarget]):
+class QF(TextEncoderAttack):
     """Query-free attack on the text encoder; passes are the text encoder's."""
 
     Params = QFParams
-    modalities = ("text-to-image",)
-    needs = PromptAttack.needs | {"tokens", "embeddings"}
-    needs_of_others = frozenset({"tokens", "embeddings", "denoising"})
     gradients = True
     source = "Zhuang et al. 2023, arXiv:2303.16378"
     version = "2"  # 1 compared the state at the end alone, and had the last prompts of the search judged, not its best
@@ -75,7 +72,7 @@ class QF(PromptAttack[TextToImageTarget]):
         """Search tokens that move the text encoder's states of the request; the UNet is never asked."""
         p = self.params
         search = TokenSearch(target, batch, attempts, rng)
-        model = self.target(p.original, TextToImageTarget) if p.original else search.target
+        model = self.asked_model(search.target)
         with torch.no_grad():
             reference = encoded(model, batch.requests["prompt"]).to(search.target.device)
         objective = TextEncoderSimilarity(search.target, reference, sign=-1 if p.original else 1)

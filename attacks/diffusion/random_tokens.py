@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from robustkd.attacks.diffusion.engine.slots import Place, Slots, vocabulary
-from robustkd.contracts import Attempts, Params, PromptAttack, PromptBatch, Request, ThreatModel
+from robustkd.attacks.diffusion.engine.slots import Slots, SlotsParams, vocabulary
+from robustkd.contracts import Attempts, PromptAttack, PromptBatch, Request, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.text_to_image import TextToImageTarget
 
@@ -21,14 +19,8 @@ if TYPE_CHECKING:
 _TRIES = 8  # draws for one attempt; hardly any is no text where each of its tokens is one
 
 
-class RandomTokensParams(Params):
+class RandomTokensParams(SlotsParams):
     """Parameters of ``random-tokens``; give it those of the attack that it is to be compared with."""
-
-    tokens: int = Field(5, ge=1, description="how many tokens are added to the request")
-    place: Place = Field(
-        "prefix",
-        description="where: before it, after it, in its middle, in its place (replace), or one token after every three words",
-    )
 
 
 class RandomTokens(PromptAttack[TextToImageTarget]):

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
-from robustkd.attacks.diffusion.engine.encoder_states import TOGETHER, encoded
+from robustkd.attacks.diffusion.engine.encoder_states import TOGETHER, TextEncoderAttack, encoded
 from robustkd.attacks.diffusion.engine.ranked import attempt_in_order
 from robustkd.attacks.diffusion.engine.slots import Slots, vocabulary
-from robustkd.contracts import Attempts, Params, PromptAttack, PromptBatch, Request, TargetRef, ThreatModel
+from robustkd.contracts import Attempts, Params, PromptBatch, Request, TargetRef, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.data.captions import called
 from robustkd.lazy import torch
@@ -78,13 +78,10 @@ class RingABellParams(Params):
         return self.population + self.generations * (self.survivors + 2 * self.pairs)
 
 
-class RingABell(PromptAttack[TextToImageTarget]):
+class RingABell(TextEncoderAttack):
     """A genetic search for prompts by a text encoder alone; passes are its own."""
 
     Params = RingABellParams
-    modalities = ("text-to-image",)
-    needs = PromptAttack.needs | {"tokens", "embeddings"}
-    needs_of_others = frozenset({"tokens", "embeddings", "denoising"})
     source = "Tsai et al. 2024, arXiv:2310.10012"
     # 1 asked for some digits by a word that no caption has; 2 had half as many children, and copies of survivors in their place
     version = "3"
@@ -98,7 +95,7 @@ class RingABell(PromptAttack[TextToImageTarget]):
             UsageError: the model reads fewer tokens.
         """
         p, requests = self.params, batch.requests
-        model = self.target(p.original, TextToImageTarget) if p.original else target
+        model = self.asked_model(target)
         prompts = requests["prompt"]
         slots = Slots(target, prompts, "replace", p.tokens).leave_full(attempts)
         attempts(everyone := attempts.open, [Request(prompts[row]) for row in everyone.tolist()])

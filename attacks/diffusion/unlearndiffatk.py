@@ -18,18 +18,17 @@ Source: Zhang et al.: To generate or not? Safety-driven unlearned diffusion mode
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.diffusion.engine.denoising import Denoising, LevelsParam, levels_of, pictures
+from robustkd.attacks.diffusion.engine.denoising import LevelsParam
 from robustkd.attacks.diffusion.engine.simplex import draw, project_to_simplex
-from robustkd.attacks.diffusion.engine.token_search import TokenSearch, TokenSearchParams
-from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetRef, ThreatModel
+from robustkd.attacks.diffusion.engine.token_search import DenoisingTokenAttack, Relaxation, TokenSearchParams
+from robustkd.contracts import TargetRef
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import F, torch
-from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,13 +44,8 @@ class UnlearnDiffAtkParams(TokenSearchParams):
     original: TargetRef | None = Field(None, description="a defense whose model draws the pictures, where the data have none")
 
 
-@dataclass(frozen=True)
-class Distributions:
-    """Tokens as points of the simplex over (A, E) ``table``."""
-
-    table: Tensor
-    lr: float
-    weight_decay: float
+class Distributions(Relaxation):
+    """Tokens as points of the simplex over those of ``table``."""
 
     def start(self, rng: SampleRng, count: int) -> Tensor:
         """The (N, count, A) uniform distributions over the tokens."""
@@ -75,24 +69,12 @@ class Distributions:
         return project_to_simplex(x - self.lr * direction)
 
 
-class UnlearnDiffAtk(PromptAttack[TextToImageTarget]):
+class UnlearnDiffAtk(DenoisingTokenAttack):
     """Tokens, found by gradients, that bring an unlearnt concept back."""
 
     Params = UnlearnDiffAtkParams
-    modalities = ("text-to-image",)
-    needs = PromptAttack.needs | {"tokens", "embeddings", "denoising"}
-    needs_of_others = frozenset({"respond", "denoising"})
-    gradients = True
     source = "Zhang et al. 2024, arXiv:2310.11868"
 
-    def search(
-        self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
-    ) -> None:
-        """Search tokens that lower the denoising error of pictures with the unlearnt concept."""
-        p = self.params
-        search = TokenSearch(target, batch, attempts, rng)
-        images = pictures(search.target, batch.requests, self.target(p.original, TextToImageTarget) if p.original else None)
-        relaxation = Distributions(search.table, p.lr, p.weight_decay)
-        visited = levels_of(search.target, p.levels)
-        objective = Denoising(search.target, images, search.blocks, p.timesteps, visited=visited)
-        search.run(p, search.slots(p), relaxation, objective)
+    @override
+    def relaxation(self, table: Tensor) -> Relaxation:
+        return Distributions(table, self.params.lr, self.params.weight_decay)

@@ -13,13 +13,14 @@ here each step begins with random tokens, from the first one on, and ``retain`` 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Prompts, UsageError
+from robustkd.contracts import FitContext, Prompts, UsageError
 from robustkd.defenses.diffusion.erasing import Erasure, Layers, begin, partially_denoised, tuned
 from robustkd.defenses.diffusion.esd import ESDParams, negative_guidance_target, retaining
+from robustkd.defenses.diffusion.text_to_image_defense import TextToImageDefense
 from robustkd.defenses.training.steps import train_steps
 from robustkd.lazy import F, torch
 from robustkd.targets import frozen
@@ -38,12 +39,11 @@ class AdvUnlearnParams(ESDParams):
     attack_lr: float = Field(1e-3, gt=0, description="how far each of them moves each number of the embeddings, by its sign")
 
 
-class AdvUnlearn(Defense):
+class AdvUnlearn(TextToImageDefense):
     """Erase the concept from prompts that are under attack."""
 
     Params = AdvUnlearnParams
     source = "Zhang et al., Defensive unlearning with adversarial training for robust concept erasure, NeurIPS 2024, arXiv:2405.15234"
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
 
     def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:
         """Tune a copy of the base.

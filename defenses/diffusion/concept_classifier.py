@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from robustkd.contracts import Arrays, Capabilities, DataError, Defense, FitContext, Modality, Prompts, Target
+from robustkd.contracts import Arrays, Capabilities, DataError, FitContext, Prompts, Target
 from robustkd.contracts.capability import ORDINARY
 from robustkd.data.arrays import as_arrays
+from robustkd.defenses.diffusion.text_to_image_defense import TextToImageDefense
 from robustkd.defenses.image.standard import StandardRecipe
 from robustkd.defenses.training import NetworkParams, fresh_network, train
 from robustkd.defenses.training.seeding import derived_seed
@@ -27,11 +28,10 @@ class ConceptClassifierParams(NetworkParams):
     none_share: float = Field(0.3, gt=0, lt=1, description="images of no concept, as a share of those of the data")
 
 
-class ConceptClassifier(Defense):
+class ConceptClassifier(TextToImageDefense):
     """A network over K concepts and, as class K, none of them. It draws nothing: it is there for a judge to use."""
 
     Params = ConceptClassifierParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "no paper: the usual training"
 
     def target_capabilities(self, others: Mapping[str, Capabilities]) -> Capabilities:

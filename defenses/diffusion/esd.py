@@ -13,12 +13,13 @@ same: at high noise, where the drawing is decided, they tell more than noises do
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.diffusion.erasing import Erasure, Layers, TuningParams, begin, partially_denoised, tuned
+from robustkd.defenses.diffusion.text_to_image_defense import TextToImageDefense
 from robustkd.defenses.training.steps import train_steps
 from robustkd.lazy import F, torch
 from robustkd.targets.frozen import without_gradients
@@ -35,11 +36,10 @@ class ESDParams(TuningParams):
     start_guidance: float = Field(3.0, ge=1, description="guidance of the drawings on which the models are compared")
 
 
-class ESD(Defense):
+class ESD(TextToImageDefense):
     """Predict, for an erased concept, the noise that leads away from it."""
 
     Params = ESDParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "Gandikota et al., Erasing concepts from diffusion models, ICCV 2023, arXiv:2303.07345"
 
     def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:

@@ -10,16 +10,14 @@ the kept tokens are preserved in each of the edits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
-from robustkd.defenses.diffusion.erasing import begin
-from robustkd.defenses.diffusion.uce import UCEParams, edited, encoded_tokens, projections
+from robustkd.defenses.diffusion.uce import UCE, UCEParams, edited
 from robustkd.lazy import torch
-from robustkd.targets.text_to_image import TextToImageTarget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,35 +28,22 @@ class RECEParams(UCEParams):
     derived_ridge: float = Field(0.1, gt=0, description="of the closed form of these embeddings")
 
 
-class RECE(Defense):
+class RECE(UCE):
     """Edit the cross-attention, and edit it again for what the edit has left."""
 
     Params = RECEParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = (
         "Gong et al., Reliable and efficient concept erasure of text-to-image diffusion models, ECCV 2024, arXiv:2407.12383"
     )
 
-    def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:
-        """Replace the projections of a copy of the base.
-
-        Raises:
-            UsageError, DataError: see ``erasing.begin``.
-        """
-        p, erasure = self.params, begin(context, self.params)
-        target = erasure.target
-        erased, kept = (encoded_tokens(target, texts.every()) for texts in (erasure.forget, erasure.retain))
-        instead = encoded_tokens(target, [p.instead]).repeat(len(erasure.forget.every()), 1)
-        layers = projections(target)
-        originals = [layer.weight.detach().cpu().double() for layer in layers]
+    @override
+    def edited(self, weights: Iterable[Tensor], erased: Tensor, instead: Tensor, kept: Tensor) -> Iterable[Tensor]:
+        p, originals = self.params, list(weights)
         weights, rows = originals, erased
         for _ in range(p.rounds + 1):
             weights = [edited(weight, rows, instead, kept, p.preserve, p.ridge) for weight in weights]
             rows = returning(originals, weights, erased, p.derived_ridge)
-        with torch.no_grad():
-            for layer, weight in zip(layers, weights, strict=True):
-                layer.weight.copy_(weight)
-        return target
+        return weights
 
 
 def returning(originals: Sequence[Tensor], weights: Sequence[Tensor], tokens: Tensor, ridge: float) -> Tensor:

@@ -22,15 +22,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 from typing_extensions import override
 
-from robustkd.contracts import Defense, FitContext, Modality, Params, Prompts, UsageError
+from robustkd.contracts import FitContext, Params, Prompts, UsageError
 from robustkd.contracts.json_value import JsonObject
 from robustkd.defenses.diffusion.erasing import Erasure, TuningParams, begin, partially_denoised
 from robustkd.defenses.diffusion.esd import negative_guidance_target
+from robustkd.defenses.diffusion.text_to_image_defense import TextToImageDefense
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.steps import train_steps
 from robustkd.lazy import F, nn, torch
@@ -109,11 +110,10 @@ class RecelerTarget(AlteredDrawing[RecelerSettings]):
             yield
 
 
-class Receler(Defense):
+class Receler(TextToImageDefense):
     """Train erasers of a concept behind the cross-attention of a frozen model."""
 
     Params = RecelerParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "Huang et al., Receler: reliable concept erasing of text-to-image diffusion models, ECCV 2024, arXiv:2311.17717"
 
     def fit(self, context: FitContext[Prompts]) -> RecelerTarget:

@@ -11,13 +11,14 @@ where c' is another concept's text and the second prediction is held constant.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.diffusion.captioned_pictures import CaptionedPictures
 from robustkd.defenses.diffusion.erasing import Layers, TuningParams, begin, select_by_wording, tuned
+from robustkd.defenses.diffusion.text_to_image_defense import TextToImageDefense
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.defenses.training.steps import train_steps
 from robustkd.lazy import F, torch
@@ -35,11 +36,10 @@ class SalUnParams(TuningParams):
     retain: float = Field(1.0, ge=0, description="weight of drawing what is not erased")
 
 
-class SalUn(Defense):
+class SalUn(TextToImageDefense):
     """A model whose salient weights are tuned to draw other concepts in place of the erased ones."""
 
     Params = SalUnParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "Fan et al., SalUn: gradient-based weight saliency for machine unlearning, ICLR 2024, arXiv:2310.12508"
 
     def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:

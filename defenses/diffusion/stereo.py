@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.diffusion.erasing import Erasure, begin, partially_denoised, tuned
 from robustkd.defenses.diffusion.esd import ESDParams, retaining
 from robustkd.defenses.diffusion.noise import noised
+from robustkd.defenses.diffusion.text_to_image_defense import TextToImageDefense
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.steps import StepParams, train_steps
 from robustkd.lazy import F, nn, torch
@@ -60,11 +61,10 @@ class FoundPrompts:
         return target.encode(embeddings=laid(target, self.rounds[number][places]))
 
 
-class Stereo(Defense):
+class Stereo(TextToImageDefense):
     """Erase a concept together with the prompts that an attack has found for it."""
 
     Params = StereoParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = (
         "Srivatsan et al., STEREO: a two-stage framework for adversarially robust concept erasing, CVPR 2025, arXiv:2408.16807"
     )

@@ -11,12 +11,14 @@ erased one. It minimises
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.diffusion.erasing import ErasingParams, begin, encoded_together
+from robustkd.defenses.diffusion.text_to_image_defense import TextToImageDefense
 from robustkd.lazy import torch
 from robustkd.targets.frozen import without_gradients
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -31,11 +33,10 @@ class UCEParams(ErasingParams):
     ridge: float = Field(0.1, gt=0, description="weight of staying with the original projection")
 
 
-class UCE(Defense):
+class UCE(TextToImageDefense):
     """Let the cross-attention take an erased text for another one."""
 
     Params = UCEParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "Gandikota et al., Unified concept editing in diffusion models, WACV 2024, arXiv:2308.14761"
 
     def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:
@@ -44,16 +45,22 @@ class UCE(Defense):
         Raises:
             UsageError, DataError: see ``erasing.begin``.
         """
-        p, erasure = self.params, begin(context, self.params)
+        erasure = begin(context, self.params)
         target = erasure.target
         erased, kept = (encoded_tokens(target, texts.every()) for texts in (erasure.forget, erasure.retain))
         # Position by position: the tokens of the other text, at the places of the erased ones.
-        instead = encoded_tokens(target, [p.instead]).repeat(len(erasure.forget.every()), 1)
-        for projection in projections(target):
-            weight = edited(projection.weight.cpu().double(), erased, instead, kept, p.preserve, p.ridge)
-            with torch.no_grad():
-                projection.weight.copy_(weight)
+        instead = encoded_tokens(target, [self.params.instead]).repeat(len(erasure.forget.every()), 1)
+        layers = projections(target)
+        weights = (layer.weight.cpu().double() for layer in layers)
+        with torch.no_grad():
+            for layer, weight in zip(layers, self.edited(weights, erased, instead, kept), strict=True):
+                layer.weight.copy_(weight)
         return target
+
+    def edited(self, weights: Iterable[Tensor], erased: Tensor, instead: Tensor, kept: Tensor) -> Iterable[Tensor]:
+        """What takes the place of each of the projections' weights, (out, D); see ``edited`` for the tokens."""
+        p = self.params
+        return (edited(weight, erased, instead, kept, p.preserve, p.ridge) for weight in weights)
 
 
 def projections(target: TextToImageTarget) -> list[nn.Linear]:

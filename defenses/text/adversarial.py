@@ -12,15 +12,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.text.engine.continuous import with_suffix
 from robustkd.attacks.text.engine.target_prefix import target_prefixes
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.text.losses import completion_mean, unlikely
 from robustkd.defenses.text.random_suffix import RandomSuffix, RandomSuffixRate, RandomSuffixTokens
+from robustkd.defenses.text.text_defense import TextDefense
 from robustkd.defenses.text.training import (
     Conversations,
     TuneParams,
@@ -148,10 +150,8 @@ def toward_and_unlikely(toward_weight: float, away_weight: float) -> Outer:
     return losses
 
 
-class AdversarialTuning(Defense):
+class AdversarialTuning(TextDefense):
     """A language model that is tuned against an adversary."""
-
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
 
     @abstractmethod
     def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
@@ -194,3 +194,12 @@ class AdversarialTuning(Defense):
             return value - p.utility_weight * completion_mean(target.token_logprobs(batch), batch.completion).mean()
 
         return tune(context, loss, p, name="train", measure=held_out(context, base), memory=adversary.memory)
+
+
+class UnlikelihoodTuning(AdversarialTuning):
+    """Tuned toward refusals and away from answers; its parameters have ``toward_weight`` and ``away_weight``."""
+
+    @override
+    def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
+        """The loss: toward the refusal, away from the answer to withhold."""
+        return toward_and_unlikely(self.params.toward_weight, self.params.away_weight)

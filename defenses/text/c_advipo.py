@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext, Prompts
-from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests
-from robustkd.defenses.text.inner import ContinuousParams, EmbeddingAdversary
+from robustkd.defenses.text.adversarial import Outer, Pair, Requests
+from robustkd.defenses.text.inner import ContinuousParams, EmbeddingTuning
 from robustkd.defenses.text.losses import completion_mean, ipo
 from robustkd.defenses.text.training import Conversations
 from robustkd.lazy import torch
@@ -42,16 +41,12 @@ class CAdvIPOParams(ContinuousParams):
     beta: float = Field(0.25, gt=0, description="the smaller, the more the refusal is to be preferred")
 
 
-class CAdvIPO(AdversarialTuning):
+class CAdvIPO(EmbeddingTuning):
     """Tuned to prefer refusals under an attack on its embeddings."""
 
     Params = CAdvIPOParams
     source = "Xhonneux et al. 2024, arXiv:2405.15589"
     version = "2"  # 1 took the table's norms for a unit, which Gemma scales
-
-    def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
-        """The attack on the embeddings of the prompts."""
-        return EmbeddingAdversary.under(target, requests, self.params)
 
     def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
         """IPO, with what the model says of the clean prompts now for the reference."""

@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import FitContext, Prompts
-from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests
-from robustkd.defenses.text.inner import ContinuousParams, EmbeddingAdversary
+from robustkd.defenses.text.adversarial import Outer, Pair, Requests
+from robustkd.defenses.text.inner import ContinuousParams, EmbeddingTuning
 from robustkd.defenses.text.losses import away, toward
 from robustkd.targets.causal_lm import CausalLMTarget
 
@@ -41,16 +40,12 @@ class CAdvULParams(ContinuousParams):
     away_cut_off: float = Field(-5.0, le=0, description="a withheld answer's loss below it is good enough")
 
 
-class CAdvUL(AdversarialTuning):
+class CAdvUL(EmbeddingTuning):
     """Tuned toward refusals and away from answers under an attack on its embeddings."""
 
     Params = CAdvULParams
     source = "Xhonneux et al. 2024, arXiv:2405.15589"
     version = "2"  # 1 took the table's norms for a unit, which Gemma scales
-
-    def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
-        """The attack on the embeddings of the prompts."""
-        return EmbeddingAdversary.under(target, requests, self.params)
 
     def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
         """The loss: toward the refusal, away from the answer to withhold."""

@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import override
 
-from robustkd.contracts import CampaignPath, Defense, FitContext, Modality, Params, Prompts, TargetError
+from robustkd.contracts import CampaignPath, FitContext, Params, Prompts, TargetError
 from robustkd.contracts.extras import installation
 from robustkd.contracts.params import AddedLater, ModelPath, saved_target
 from robustkd.contracts.target import of_kind
+from robustkd.defenses.text.text_defense import TextDefense
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import DATE
@@ -84,11 +85,10 @@ class CausalLMParams(Params):
         return saved_target(self.path)
 
 
-class CausalLM(Defense):
+class CausalLM(TextDefense):
     """A language model that was trained elsewhere. Code that comes with a model is never run, and no pickle is read."""
 
     Params = CausalLMParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     uses_data = False
     source = "the user's own model"
     version = "2"  # 1 told templates today's date

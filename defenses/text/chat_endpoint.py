@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator
 from typing_extensions import override
 
-from robustkd.contracts import BaseTarget, Capabilities, Defense, FitContext, Modality, Params, Prompts
+from robustkd.contracts import BaseTarget, Capabilities, FitContext, Params, Prompts
+from robustkd.defenses.text.text_defense import TextDefense
 from robustkd.targets.chat_endpoint import ChatEndpointTarget, Length, Prefill, capabilities
 from robustkd.targets.chat_server import Connection
 
@@ -58,11 +59,10 @@ class ChatEndpointParams(Params):
         return base_url.rstrip("/")
 
 
-class ChatEndpoint(Defense):
+class ChatEndpoint(TextDefense):
     """A language model that is asked by OpenAI's protocol of chat completions."""
 
     Params = ChatEndpointParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     uses_data = False
     source = "the user's own server"
 

@@ -7,10 +7,9 @@ It withstands nothing: it is what is to be made safe, where the model comes from
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.text.pretrain import KnowledgeParams, lm_loss, validation_loss
+from robustkd.defenses.text.text_defense import TextDefense
 from robustkd.defenses.text.training import TuneParams, finished, tune
 from robustkd.targets.causal_lm import CausalLMTarget
 
@@ -19,11 +18,10 @@ class LMFinetuneParams(KnowledgeParams, TuneParams):
     """Parameters of ``lm-finetune``."""
 
 
-class LMFinetune(Defense):
+class LMFinetune(TextDefense):
     """A language model fine-tuned on what it is to know, what gives a forbidden request away included, and what to answer."""
 
     Params = LMFinetuneParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     source = "no paper: supervised fine-tuning, what is to be defended"
 
     def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:

@@ -16,10 +16,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.text.engine.continuous import Direction, EmbeddingPGD, Norm
-from robustkd.contracts import Params
-from robustkd.defenses.text.adversarial import AdversarialTuneParams, Adversary, Pair, Requests
+from robustkd.contracts import FitContext, Params, Prompts
+from robustkd.defenses.text.adversarial import AdversarialTuneParams, AdversarialTuning, Adversary, Pair, Requests
 from robustkd.defenses.text.random_suffix import RandomSuffix
 from robustkd.lazy import F
 from robustkd.targets.causal_lm import CausalLMTarget
@@ -89,3 +90,12 @@ class EmbeddingAdversary(Adversary):
         embedded = target.embed(batch.ids)
         d = F.pad(worst, (0, 0, 0, embedded.shape[1] - worst.shape[1]))
         return target.token_logprobs(batch, (embedded + d).to(embedded.dtype))
+
+
+class EmbeddingTuning(AdversarialTuning):
+    """A language model that is tuned under an attack on its embeddings."""
+
+    @override
+    def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
+        """The attack on the embeddings of the prompts."""
+        return EmbeddingAdversary.under(target, requests, self.params)

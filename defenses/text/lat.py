@@ -20,7 +20,7 @@ from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import PGDConfig, VectorBall, maximize
 from robustkd.contracts import FitContext, Prompts
-from robustkd.defenses.text.adversarial import AdversarialTuning, Adversary, Outer, Pair, Requests, toward_and_unlikely
+from robustkd.defenses.text.adversarial import Adversary, Pair, Requests, UnlikelihoodTuning
 from robustkd.defenses.text.inner import ContinuousParams, EmbeddingAdversary, InnerParams
 from robustkd.lazy import F, nn, torch
 from robustkd.targets.causal_lm import CausalLMTarget
@@ -51,7 +51,7 @@ class LATParams(ContinuousParams):
     away_weight: float = Field(1.0, ge=0, description="weight of the withheld answer's loss")
 
 
-class LAT(AdversarialTuning):
+class LAT(UnlikelihoodTuning):
     """Tuned toward refusals and away from answers under an attack on its residual streams."""
 
     Params = LATParams
@@ -60,10 +60,6 @@ class LAT(AdversarialTuning):
     def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
         """The attack on the residual streams."""
         return ResidualAdversary.under(target, requests, self.params)
-
-    def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
-        """The loss: toward the refusal, away from the answer to withhold."""
-        return toward_and_unlikely(self.params.toward_weight, self.params.away_weight)
 
 
 class ResidualAdversary(EmbeddingAdversary):

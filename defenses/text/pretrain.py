@@ -10,14 +10,15 @@ conversation of several turns before somebody has one with it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import with_suffix
-from robustkd.contracts import AddedLater, Defense, FitContext, Modality, Prompts
+from robustkd.contracts import AddedLater, FitContext, Prompts
 from robustkd.defenses.text.random_suffix import RandomSuffix, RandomSuffixRate, RandomSuffixTokens
 from robustkd.defenses.text.small import SmallModelParams, small_model
+from robustkd.defenses.text.text_defense import TextDefense
 from robustkd.defenses.text.training import (
     Conversations,
     Demonstrations,
@@ -66,11 +67,10 @@ class LMPretrainParams(SmallModelParams, KnowledgeParams):
     weight_decay: float = Field(0.2, ge=0, description="of AdamW, decoupled")
 
 
-class LMPretrain(Defense):
+class LMPretrain(TextDefense):
     """A small language model trained on what it is to know, what gives a forbidden request away included, and what to answer."""
 
     Params = LMPretrainParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     undefended = True
     source = "no paper: the usual training, what is to be defended"
 

@@ -25,15 +25,7 @@ from robustkd.attacks.text.suffixes.gcg import Swaps
 from robustkd.contracts import FitContext, Params, Prompts
 from robustkd.contracts.json_value import JsonObject
 from robustkd.contracts.random import SampleRng
-from robustkd.defenses.text.adversarial import (
-    AdversarialTuneParams,
-    AdversarialTuning,
-    Adversary,
-    Outer,
-    Pair,
-    Requests,
-    toward_and_unlikely,
-)
+from robustkd.defenses.text.adversarial import AdversarialTuneParams, Adversary, Pair, Requests, UnlikelihoodTuning
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.lazy import torch
 from robustkd.targets import frozen
@@ -62,7 +54,7 @@ class R2D2Params(AdversarialTuneParams):
     away_weight: float = Field(1.0, ge=0, description="weight of the withheld answer's loss")
 
 
-class R2D2(AdversarialTuning):
+class R2D2(UnlikelihoodTuning):
     """Tuned toward refusals and away from answers behind GCG's suffixes."""
 
     Params = R2D2Params
@@ -71,10 +63,6 @@ class R2D2(AdversarialTuning):
     def adversary(self, context: FitContext[Prompts], target: CausalLMTarget, requests: Requests) -> Adversary:
         """The attack by a pool of GCG suffixes."""
         return Pool(target, requests, self.params.inner, derived_seed(context.seed, "pool"))
-
-    def outer(self, target: CausalLMTarget, requests: Requests) -> Outer:
-        """The loss: toward the refusal, away from the answer to withhold."""
-        return toward_and_unlikely(self.params.toward_weight, self.params.away_weight)
 
 
 class Pool(Adversary):

@@ -8,13 +8,14 @@ by default half of all requests have such a suffix: what remains open then is op
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from robustkd.attacks.text.engine.continuous import with_suffix
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.text.random_suffix import RandomSuffix, RandomSuffixRate, RandomSuffixTokens
+from robustkd.defenses.text.text_defense import TextDefense
 from robustkd.defenses.text.training import (
     Conversations,
     TuneParams,
@@ -44,11 +45,10 @@ class RefusalSFTParams(TuneParams):
     random_suffix_tokens: RandomSuffixTokens = 8
 
 
-class RefusalSFT(Defense):
+class RefusalSFT(TextDefense):
     """A language model fine-tuned to refuse."""
 
     Params = RefusalSFTParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     source = "no paper: supervised fine-tuning, the control"
 
     def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:

@@ -14,6 +14,7 @@ from robustkd.defenses.training.adversarial import (
     RobustDistillation,
     RobustDistillationParams,
     TeacherRecipe,
+    TrainedUnderAttack,
 )
 from robustkd.defenses.training.awp import AWPParams
 from robustkd.defenses.training.batches import Minibatch
@@ -50,6 +51,7 @@ __all__ = [
     "TeacherInner",
     "TeacherRecipe",
     "TrainParams",
+    "TrainedUnderAttack",
     "entropy",
     "fresh_copy",
     "fresh_network",

@@ -135,15 +135,20 @@ class OptionallyAdversarial(Defense):
         return self.params.inner is not None
 
 
-class AdversarialTraining(OneNetwork):
+class TrainedUnderAttack(Defense):
+    """A defense that is trained on adversarial examples of the campaign's threat model, found by steepest steps."""
+
+    uses_threat = True
+    revisions = STEEPEST_REVISIONS
+
+
+class AdversarialTraining(TrainedUnderAttack, OneNetwork):
     """A network trained on its own adversarial examples; the epoch is chosen as ``selection`` says.
 
     Attributes:
         recipe: the outer loss.
     """
 
-    uses_threat = True
-    revisions = STEEPEST_REVISIONS
     recipe: ClassVar[type[AdversarialRecipe]]
 
     @contextmanager
@@ -153,15 +158,13 @@ class AdversarialTraining(OneNetwork):
         yield self.recipe(adversary, context.threat, self.params), student
 
 
-class RobustDistillation(Distillation):
+class RobustDistillation(TrainedUnderAttack, Distillation):
     """A student of a frozen teacher, trained on its own adversarial examples; the epoch is chosen as ``selection`` says.
 
     Attributes:
         recipe: the outer loss.
     """
 
-    uses_threat = True
-    revisions = STEEPEST_REVISIONS
     recipe: ClassVar[type[TeacherRecipe]]
 
     def prepare(self, context: FitContext, teacher: Teacher, student: ClassifierTarget) -> Prepared:

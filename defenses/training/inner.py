@@ -21,7 +21,7 @@ Source: Madry et al.: Towards deep learning models resistant to adversarial atta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Start = Literal["uniform", "noise", "clean"]
+StartParam: TypeAlias = Annotated[
+    Start, Field(description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+]
 NOISE = 0.001
 """Deviation of the ``noise`` start, in pixel units: the value of TRADES and MTARD."""
 
@@ -61,7 +64,7 @@ class InnerSteps(Params):
     steps: int = Field(10, ge=1, description="steps for each example")
     eps: float | None = Field(None, gt=0, description="radius in pixel units; default the campaign's")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default eps / 4")
-    start: Start = Field("uniform", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    start: StartParam = "uniform"
 
     def under(self, threat: ThreatModel) -> ThreatModel:
         """What is trained against in a campaign with this threat model."""

@@ -16,7 +16,7 @@ from robustkd.contracts import Capabilities, Defense, FitContext, ModelName, Tar
 from robustkd.contracts.params import ModelParams
 from robustkd.defenses.training.batches import Minibatch
 from robustkd.defenses.training.networks import fresh_network, teacher
-from robustkd.defenses.training.params import TrainParams
+from robustkd.defenses.training.params import TrainParams, WeightDecayParam
 from robustkd.defenses.training.recipe import Recipe
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget, EnsembleTarget, ImageTarget
@@ -30,7 +30,7 @@ class MembersParams(TrainParams):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "tiny-cnn"}]})
 
-    weight_decay: float = Field(1e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    weight_decay: WeightDecayParam = 1e-4
     selection: Literal["best", "last"] = Field(
         "last",
         description="deploy the last epoch, as the papers do (diversity costs clean accuracy), or the best on validation data",

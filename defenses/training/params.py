@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,16 @@ from robustkd.contracts.params import AddedLater, ModelParams
 from robustkd.defenses.training.infinite import InfiniteParams
 
 Augmentation = Literal["none", "crop-flip"]
+
+# Parameter types: what a defense gives a default of its own is described once.
+EpochsParam: TypeAlias = Annotated[int, Field(ge=1, description="passes over the training data")]
+BatchSizeParam: TypeAlias = Annotated[int, Field(ge=1, description="samples in each step")]
+OptimiserParam: TypeAlias = Annotated[Literal["sgd", "adam", "adamw"], Field(description="the update rule")]
+LRParam: TypeAlias = Annotated[float | None, Field(gt=0, description="learning rate at the start")]
+WeightDecayParam: TypeAlias = Annotated[float, Field(ge=0, description="L2 penalty (decoupled for adamw)")]
+ScheduleParam: TypeAlias = Annotated[
+    Literal["constant", "cosine", "steps"], Field(description="how the learning rate falls over the epochs")
+]
 
 
 class TrainParams(Params):
@@ -26,13 +36,13 @@ class TrainParams(Params):
 
     milestone_fractions: ClassVar[tuple[float, ...]] = (1 / 2, 3 / 4)
 
-    epochs: int = Field(200, ge=1, description="passes over the training data")
-    batch_size: int = Field(128, ge=1, description="samples in each step")
-    optimiser: Literal["sgd", "adam", "adamw"] = Field("sgd", description="the update rule")
+    epochs: EpochsParam = 200
+    batch_size: BatchSizeParam = 128
+    optimiser: OptimiserParam = "sgd"
     lr: float | None = Field(None, gt=0, description="learning rate at the start; default 0.1 for sgd, 0.001 for adam(w)")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
-    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty (decoupled for adamw)")
-    schedule: Literal["constant", "cosine", "steps"] = Field("steps", description="how the learning rate falls over the epochs")
+    weight_decay: WeightDecayParam = 5e-4
+    schedule: ScheduleParam = "steps"
     infinite: Annotated[InfiniteParams | None, AddedLater()] = Field(
         None, description="in place of `schedule`: one that any number of trainings can go on from"
     )

@@ -20,6 +20,7 @@ from robustkd.contracts.params import AddedLater
 from robustkd.defenses.training.checkpoint import Checkpoint, grouped
 from robustkd.defenses.training.infinite import InfiniteParams
 from robustkd.defenses.training.loop import CHECKPOINT_SECONDS, FORMAT, Training, run
+from robustkd.defenses.training.params import BatchSizeParam
 from robustkd.lazy import torch
 from robustkd.targets.training import adamw
 
@@ -40,7 +41,7 @@ class StepParams(Params):
     """How long and how fast a model that answers is tuned. A defense overrides the defaults that its paper gives."""
 
     steps: int = Field(1000, ge=1, description="updates of the weights")
-    batch_size: int = Field(32, ge=1, description="samples in each step")
+    batch_size: BatchSizeParam = 32
     lr: float = Field(1e-4, gt=0, description="learning rate")
     schedule: Schedule = Field("cosine", description="how the learning rate falls over the steps")
     infinite: Annotated[InfiniteParams | None, AddedLater()] = Field(

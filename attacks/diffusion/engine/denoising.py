@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from robustkd.contracts import DataError, Prompts
+from robustkd.contracts import DataError, PromptAttack, Prompts
 from robustkd.contracts.params import AddedLater
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
@@ -143,3 +143,22 @@ def pictures(target: TextToImageTarget, requests: Prompts, original: TextToImage
             fix="give images of the size that the model draws",
         )
     return latents
+
+
+class DenoisingAttack(PromptAttack[TextToImageTarget]):
+    """An attack by the denoising error; its parameters have ``timesteps``, ``levels`` and ``original``."""
+
+    modalities = ("text-to-image",)
+    needs = PromptAttack.needs | {"tokens", "embeddings", "denoising"}
+    needs_of_others = frozenset({"respond", "denoising"})
+    gradients = True
+
+    def error(self, target: TextToImageTarget, requests: Prompts, blocks: int) -> Denoising:
+        """The error on the pictures of the requests, drawn by ``original`` where the data have none.
+
+        Raises:
+            DataError: see ``pictures``.
+        """
+        p = self.params
+        images = pictures(target, requests, self.target(p.original, TextToImageTarget) if p.original else None)
+        return Denoising(target, images, blocks, p.timesteps, visited=levels_of(target, p.levels))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from robustkd.contracts import PromptAttack
 from robustkd.lazy import torch
 from robustkd.targets.text_to_image import TextToImageTarget
 
@@ -29,3 +30,16 @@ def end_states(model: TextToImageTarget, prompts: Sequence[str]) -> Tensor:
 
 def _states(model: TextToImageTarget, ids: Tensor) -> Tensor:
     return torch.cat([model.encode(part).tokens.float() for part in ids.split(TOGETHER)])
+
+
+class TextEncoderAttack(PromptAttack[TextToImageTarget]):
+    """An attack that asks a text encoder alone: that of the parameter ``original``, by default the target's own."""
+
+    modalities = ("text-to-image",)
+    needs = PromptAttack.needs | {"tokens", "embeddings"}
+    needs_of_others = frozenset({"tokens", "embeddings", "denoising"})
+
+    def asked_model(self, target: TextToImageTarget) -> TextToImageTarget:
+        """The model whose text encoder is asked."""
+        original = self.params.original
+        return self.target(original, TextToImageTarget) if original else target

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from robustkd.contracts import Attempts, DataError, UsageError
+from pydantic import Field
+
+from robustkd.contracts import Attempts, DataError, Params, UsageError
 from robustkd.lazy import torch
 from robustkd.targets.text_to_image import TextToImageTarget
 
@@ -20,6 +22,16 @@ if TYPE_CHECKING:
 Place = Literal["prefix", "suffix", "insert", "replace", "every-three-words"]
 _CHUNK = 4096
 _WORDS = 3
+
+
+class SlotsParams(Params):
+    """How many tokens an attack adds, and where."""
+
+    tokens: int = Field(5, ge=1, description="how many tokens are added to the request")
+    place: Place = Field(
+        "prefix",
+        description="where: before it, after it, in its middle, in its place (replace), or one token after every three words",
+    )
 
 
 class Slots:

@@ -15,15 +15,19 @@ The first attempt of each request is the request as it is. A request leaves the 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.diffusion.engine.slots import Place, Slots, vocabulary
+from robustkd.attacks.diffusion.engine.denoising import DenoisingAttack
+from robustkd.attacks.diffusion.engine.slots import Slots, SlotsParams, vocabulary
 from robustkd.attacks.image.engine.adam import adam
-from robustkd.contracts import Attempts, Params, PromptBatch, Request, UsageError, renamed
+from robustkd.contracts import Attempts, PromptBatch, Request, ThreatModel, UsageError, renamed
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets import frozen
@@ -35,14 +39,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class TokenSearchParams(Params):
+class TokenSearchParams(SlotsParams):
     """What every search for tokens is told."""
 
-    tokens: int = Field(5, ge=1, description="how many tokens are added to the request")
-    place: Place = Field(
-        "prefix",
-        description="where: before it, after it, in its middle, in its place (replace), or one token after every three words",
-    )
     steps: int = Field(40, ge=1, description="gradient steps before each attempt")
     batch_size: Annotated[int, renamed("batch_size", "together")] = Field(
         8, ge=1, description="requests that share a pass; no result depends on it"
@@ -68,21 +67,37 @@ class Objective(Protocol):
         """(B,) values, from the (B, T, E) embeddings of the requests ``rows`` before attempt number ``block``, from 0."""
 
 
-class Relaxation(Protocol):
-    """Tokens as points that a gradient can move; A tokens may be taken."""
+@dataclass(frozen=True)
+class Relaxation(ABC):
+    """Tokens as points that a gradient can move.
 
+    Attributes:
+        table: (A, E), the embeddings of the tokens that may be taken.
+        lr: learning rate of Adam.
+        weight_decay: of the points.
+    """
+
+    table: Tensor
+    lr: float
+    weight_decay: float
+
+    @abstractmethod
     def start(self, rng: SampleRng, count: int) -> Tensor:
         """(N, count, *), where each request begins."""
 
+    @abstractmethod
     def tokens(self, x: Tensor, rng: SampleRng) -> Tensor:
         """(B, count) int64 in 0..A-1, the tokens at which the gradient is taken."""
 
+    @abstractmethod
     def likeliest(self, x: Tensor) -> Tensor:
         """(B, count) int64 in 0..A-1, the tokens that ``x`` stands for."""
 
+    @abstractmethod
     def vjp(self, x: Tensor, gradient: Tensor) -> Tensor:
         """The vector-Jacobian product: the gradient in ``x``, from the (B, count, E) one in the embeddings of the tokens."""
 
+    @abstractmethod
     def update(self, x: Tensor, direction: Tensor) -> Tensor:
         """Return ``x`` after one step against ``direction``, of the same shape."""
 
@@ -215,3 +230,20 @@ class TokenSearch:
             if self._slots.roundtrips(row, tokens, text := self._slots.text(row, tokens)) and self._passes(text):
                 return text
         return None
+
+
+class DenoisingTokenAttack(DenoisingAttack):
+    """Searches tokens that lower the denoising error; a subclass says how tokens are relaxed."""
+
+    @abstractmethod
+    def relaxation(self, table: Tensor) -> Relaxation:
+        """The tokens of the (A, E) ``table`` as points that a gradient can move."""
+
+    @override
+    def search(
+        self, target: TextToImageTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
+        """At most ``steps * (attempts - 1)`` steps for each request."""
+        search = TokenSearch(target, batch, attempts, rng)
+        objective = self.error(search.target, batch.requests, search.blocks)
+        search.run(self.params, search.slots(self.params), self.relaxation(search.table), objective)

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, SteepestStep, fixed_budget, maximize
-from robustkd.attacks.image.engine.ball import Ball, StepSize
+from robustkd.attacks.image.engine.ascent import AttackState, SteepestStep
+from robustkd.attacks.image.engine.ball import StepSize
 from robustkd.attacks.image.engine.estimates import with_room
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.from_inputs import maximize_from_inputs
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
@@ -100,7 +101,7 @@ class BanditsParams(Params):
     )
     lr: float | None = Field(None, gt=0, description="of the latent gradient; default: 100 in linf, 0.1 in l2")
     tile: int = Field(4, ge=1, description="pixels along the side of a tile that shares its gradient; 1: no data prior")
-    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "ce"
 
 
 class Bandits(ChosenLoss):
@@ -121,17 +122,4 @@ class Bandits(ChosenLoss):
         share, exploration, radius, lr = (0.2, 1.0, 0.1, 100.0) if threat.norm == "linf" else (0.1, 0.01, 0.01, 0.1)
         update = SteepestStep(StepSize(p.step_size, share=share))
         estimator = BanditGradient(rng, p.exploration or exploration, p.radius or radius, p.lr or lr, p.tile, threat.norm)
-
-        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
-            return maximize(
-                search.oracle,
-                rows,
-                ball,
-                ball.centre,
-                objective=objective,
-                update=update,
-                steps=(p.queries - 1) // 3,
-                estimator=estimator,
-            )
-
-        return fixed_budget(target, batch, threat, attempt)
+        return maximize_from_inputs(target, batch, threat, objective, update, (p.queries - 1) // 3, estimator)

@@ -14,20 +14,16 @@ here the step is constant, and the loss is the margin.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
-from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
+from robustkd.attacks.image.engine.ascent import SteepestStep
+from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, StepSize
 from robustkd.attacks.image.engine.estimates import FiniteDifferences, Remembered, gaussian
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.from_inputs import maximize_from_inputs
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class NESParams(Params):
@@ -38,7 +34,7 @@ class NESParams(Params):
     pairs: int = Field(25, ge=1, description="directions for each estimate, each looked at both ways")
     sigma: float = Field(0.001, gt=0, description="how far to look, in pixel units")
     momentum: float = Field(0.9, ge=0, lt=1, description="share of the former estimates in each; 0: each step forgets")
-    loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "margin"
 
 
 class NES(ChosenLoss):
@@ -58,10 +54,4 @@ class NES(ChosenLoss):
         p, objective = self.params, for_batch(self.params.loss, batch)
         update = SteepestStep(StepSize(p.step_size, share=2.5 / p.steps))
         estimator = Remembered(FiniteDifferences(rng, p.pairs, p.sigma, gaussian), p.momentum)
-
-        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
-            return maximize(
-                search.oracle, rows, ball, ball.centre, objective=objective, update=update, steps=p.steps, estimator=estimator
-            )
-
-        return fixed_budget(target, batch, threat, attempt)
+        return maximize_from_inputs(target, batch, threat, objective, update, p.steps, estimator)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize, no_gradient
-from robustkd.attacks.image.engine.ball import Ball
+from robustkd.attacks.image.engine.ascent import AttackState, no_gradient
+from robustkd.attacks.image.engine.from_inputs import maximize_from_inputs
 from robustkd.attacks.image.engine.low_frequency import frequencies, from_frequencies
 from robustkd.attacks.image.engine.objective import for_batch
 from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
@@ -87,17 +87,4 @@ class SimBA(Attack):
         """Takes at most ``queries`` forward passes a sample."""
         p, objective = self.params, for_batch("ce", batch)
         update = CoordinateStep(rng, p.step_size, p.frequencies if p.basis == "dct" else 0.0)
-
-        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
-            return maximize(
-                search.oracle,
-                rows,
-                ball,
-                ball.centre,
-                objective=objective,
-                update=update,
-                steps=p.queries - 1,
-                estimator=no_gradient,
-            )
-
-        return fixed_budget(target, batch, threat, attempt)
+        return maximize_from_inputs(target, batch, threat, objective, update, p.queries - 1, no_gradient)

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustkd.attacks.image.engine.adam import adam
-from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
-from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, Ball
+from robustkd.attacks.image.engine.ascent import AttackState
+from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS
 from robustkd.attacks.image.engine.estimates import FiniteDifferences, rademacher
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.from_inputs import maximize_from_inputs
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -52,7 +53,7 @@ class SPSAParams(Params):
     pairs: int = Field(64, ge=1, description="directions for each estimate, each looked at both ways")
     delta: float = Field(0.01, gt=0, description="how far to look, in pixel units")
     lr: float = Field(0.01, gt=0, description="Adam's learning rate, in pixel units")
-    loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "margin"
 
 
 class SPSA(ChosenLoss):
@@ -71,10 +72,4 @@ class SPSA(ChosenLoss):
         """Takes at most ``steps * (2 * pairs + 1) + 1`` forward passes a sample."""
         p, objective = self.params, for_batch(self.params.loss, batch)
         update, estimator = AdamStep(p.lr), FiniteDifferences(rng, p.pairs, p.delta, rademacher)
-
-        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
-            return maximize(
-                search.oracle, rows, ball, ball.centre, objective=objective, update=update, steps=p.steps, estimator=estimator
-            )
-
-        return fixed_budget(target, batch, threat, attempt)
+        return maximize_from_inputs(target, batch, threat, objective, update, p.steps, estimator)

@@ -26,12 +26,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize, no_gradient
+from robustkd.attacks.image.engine.ascent import AttackState
 from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, Ball
-from robustkd.attacks.image.engine.objective import for_batch
-from robustkd.attacks.image.engine.trend import EarlyStopByTrend
-from robustkd.contracts import Attack, AttackError, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.attacks.image.engine.random_search import Proposals, RandomSearchAttack
+from robustkd.contracts import AttackError, Params
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
@@ -81,13 +81,8 @@ def bits_of_query(rng: SampleRng, state: AttackState, t: int, count: int) -> Ten
     return state.memory["bits"][:, place]
 
 
-@dataclass(frozen=True)
-class LinfSquare:
+class LinfSquare(Proposals):
     """Proposals in linf, a window of one colour (algorithm 2)."""
-
-    rng: SampleRng
-    queries: int
-    first: float
 
     def start(self, ball: Ball, rows: Tensor) -> Tensor:
         """(A, *shape) the clean images plus vertical stripes of +eps or -eps."""
@@ -137,12 +132,9 @@ def two_bumps(side: int, power: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class BumpSquare:
+class BumpSquare(Proposals):
     """Proposals in l2 (``power`` 2) and l1 (``power`` 1): a window takes over the budget of another (algorithm 3)."""
 
-    rng: SampleRng
-    queries: int
-    first: float
     power: int
 
     def start(self, ball: Ball, rows: Tensor) -> Tensor:
@@ -194,7 +186,7 @@ class BumpSquare:
         return torch.where(taker, moved, delta.mul_(~giver)).add_(ball.centre)
 
 
-def square_update(ball: Ball, rng: SampleRng, queries: int, first: float) -> LinfSquare | BumpSquare:
+def square_update(ball: Ball, rng: SampleRng, queries: int, first: float) -> Proposals:
     """The proposals for a ball: ``queries`` of them are planned, the first window takes the share ``first`` of the image.
 
     Raises:
@@ -222,43 +214,22 @@ class SquareParams(Params):
     )
 
 
-class Square(Attack):
+class Square(RandomSearchAttack):
     """Square attack: needs no gradient. It maximizes the margin; targeted, -CE, as in the paper."""
 
     Params = SquareParams
     inputs = "images"
     norms = ("linf", "l2", "l1")
     regions = ("given",)
-    goals = ("untargeted", "targeted")
-    gradients = False
     version = "3"
     revisions = SQUARE_REVISIONS
     source = "Andriushchenko et al. 2020, arXiv:1912.00049; l1: Croce & Hein 2021, arXiv:2103.01208"
-    loss_family = "margin"  # when untargeted
 
-    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """Takes at most ``restarts * queries`` forward passes a sample.
+    @override
+    def proposals(self, ball: Ball, rng: SampleRng) -> Proposals:
+        """See ``square_update``.
 
         Raises:
             AttackError: the inputs have no height and width.
         """
-        p = self.params
-        objective = for_batch("margin" if batch.goals is None else "ce", batch)
-        look = p.give_up and batch.goals is None  # the cross entropy of a goal does not say how far away the boundary is
-
-        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
-            update = square_update(ball, rng.fork(restart), p.queries, p.first_share)
-            start = update.start(ball, rows)
-            return maximize(
-                search.oracle,
-                rows,
-                ball,
-                start,
-                objective=objective,
-                update=update,
-                steps=p.queries - 1,
-                estimator=no_gradient,
-                early_stop=EarlyStopByTrend(objective(search.clean, search.everybody), p.queries) if look else None,
-            )
-
-        return fixed_budget(target, batch, threat, attempt, restarts=p.restarts)
+        return square_update(ball, rng, self.params.queries, self.params.first_share)

@@ -7,7 +7,9 @@ take the classes to reach.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from pydantic import Field
 
 from robustkd.attacks.image.engine.loss_gradients import require_classes
 from robustkd.lazy import torch
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LossName = Literal["ce", "margin", "dlr"]
+LossParam: TypeAlias = Annotated[LossName, Field(description="the loss to maximize: cross entropy, logit margin, or DLR")]
 Loss: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 
 

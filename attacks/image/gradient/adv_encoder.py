@@ -35,7 +35,6 @@ from robustkd.attacks.image.engine.oracle import frozen, gradient_of
 from robustkd.attacks.image.gradient.feature_pgd import random_corner
 from robustkd.attacks.image.gradient.universal import Universal
 from robustkd.contracts import Arrays, Params, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
 from robustkd.contracts.random import SampleRng, preserved_rng, seed_torch
 from robustkd.lazy import F, torch
 from robustkd.targets.encoder import EncoderTarget
@@ -80,11 +79,7 @@ class AdvEncoder(Universal):
     version = "2"
     inputs = "images"
     source = "Zhou et al. 2023, arXiv:2307.12280"
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return "none"
+    loss_family = "none"
 
     @override
     def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Self:

@@ -10,25 +10,19 @@ Source: Goodfellow, Shlens, Szegedy: Explaining and harnessing adversarial examp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from pydantic import Field
-
-from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, fixed_budget, maximize
-from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.ascent import SteepestStep
+from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, StepSize
+from robustkd.attacks.image.engine.from_inputs import maximize_from_inputs
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class FGSMParams(Params):
     """The loss whose gradient gives the single step."""
 
-    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "ce"
 
 
 class FGSM(ChosenLoss):
@@ -45,10 +39,5 @@ class FGSM(ChosenLoss):
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes two forward passes and one backward pass for each sample that is classified rightly."""
-        objective = for_batch(self.params.loss, batch)
-
-        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
-            update = SteepestStep(StepSize(share=1.0))
-            return maximize(search.oracle, rows, ball, ball.centre, objective=objective, update=update, steps=1)
-
-        return fixed_budget(target, batch, threat, attempt)
+        objective, update = for_batch(self.params.loss, batch), SteepestStep(StepSize(share=1.0))
+        return maximize_from_inputs(target, batch, threat, objective, update, steps=1)

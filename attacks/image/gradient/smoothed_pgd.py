@@ -19,7 +19,7 @@ from pydantic import Field
 
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import PROJECTION_REVISIONS, Ball
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle
 from robustkd.attacks.image.gradient.apgd import AdaptiveStep, SparseStep
@@ -56,7 +56,7 @@ class SmoothedPGDParams(Params):
     restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")
     neighbours: int = Field(8, ge=1, description="points around each iterate whose gradients are averaged")
     reach: float = Field(0.5, gt=0, description="how far away they are at most, in multiples of eps")
-    loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "margin"
 
 
 class SmoothedPGD(ChosenLoss):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.engine.minimum_norm.nearest import MinNormProblem, MinNormState, Nearest, cosine, minimum_norm
 from robustkd.attacks.image.engine.minimum_norm.refine import refine
 from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
@@ -44,7 +44,7 @@ class DDNParams(Params):
     steps: int = Field(100, ge=1, description="steps; the paper uses 100, 300 and 1000")
     gamma: float = Field(0.05, gt=0, lt=1, description="by how much the norm changes in each step")
     init_norm: float = Field(1.0, gt=0, description="the first norm")
-    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "ce"
 
 
 class DDN(ChosenLoss):

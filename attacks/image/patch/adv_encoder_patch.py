@@ -15,24 +15,22 @@ Source: Zhou et al.: Downstream-agnostic adversarial examples (ICCV 2023); the a
 
 from __future__ import annotations
 
-from copy import copy
-from typing import Self
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 from typing_extensions import override
 
 from robustkd.attacks.image.engine.ball import Ball
-from robustkd.attacks.image.engine.fitting import epochs, training_batch
-from robustkd.attacks.image.engine.oracle import frozen, gradient_of
+from robustkd.attacks.image.engine.oracle import gradient_of
 from robustkd.attacks.image.gradient.adv_encoder import EncoderLossParams, encoder_loss
-from robustkd.attacks.image.patch.placement import pasted, random_content, random_places, sides_of
-from robustkd.attacks.image.patch.universal_patch import UniversalPatch
-from robustkd.contracts import Arrays, Target, ThreatModel
-from robustkd.contracts.attack import LossFamily
-from robustkd.contracts.random import SampleRng
-from robustkd.contracts.region import Patch
+from robustkd.attacks.image.patch.placement import pasted
+from robustkd.attacks.image.patch.universal_patch import PatchGradient, UniversalPatch
+from robustkd.contracts import Batch, Target
 from robustkd.lazy import torch
 from robustkd.targets.encoder import EncoderTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AdvEncoderPatchParams(EncoderLossParams):
@@ -54,37 +52,19 @@ class AdvEncoderPatch(UniversalPatch):
 
     Params = AdvEncoderPatchParams
     source = "Zhou et al. 2023, arXiv:2307.12280"
-
-    @property
-    @override
-    def loss_family(self) -> LossFamily:
-        return "none"
+    loss_family = "none"
 
     @override
-    def fit(self, target: Target, data: Arrays, threat: ThreatModel, rng: SampleRng) -> Self:
-        """A copy of this attack that holds the patch, (C, h, w), made on the images of ``data``."""
-        p = self.params
-        batch, rng = training_batch(data, p.samples, rng)
-        images = batch.inputs
-        if isinstance(threat.where, Patch) and isinstance(threat.where.place, tuple):
-            batch = batch.placed(threat, rng.seed)
-        ball = Ball.around(images, threat.eps, threat.norm, target.bounds, batch.movable)
-        sides = sides_of(threat, images.shape[1:])
-        one = SampleRng(rng.seed, rng.index.new_zeros(1), f"{rng.stream}/content")
-        content = random_content(images[:1], sides, target.bounds, one)
-        low, high = (torch.as_tensor(bound).flatten()[0].to(content) for bound in target.bounds)
-        steps, encoder = epochs(p.epochs, p.batch_size, rng), EncoderTarget(target)
-        with frozen(target.module):
-            for t, rows in enumerate(steps):
-                near = ball.select(rows)
-                places = random_places(near, sides, rng.fork(f"place/{t}").select(rows))
-                content = content.detach().requires_grad_()
-                with torch.no_grad():
-                    clean = encoder(near.centre)
-                with torch.enable_grad():
-                    changed = near.project(pasted(near.centre, content.expand(len(rows), -1, -1, -1), places))
-                    gradient = gradient_of(encoder_loss(encoder, near.centre, changed, clean, p), content)
-                content = (content.detach() - p.step_size * (1 - t / len(steps)) * gradient.sign()).clamp(low, high)
-        fitted = copy(self)
-        fitted.content = content.detach()[0]
-        return fitted
+    def uphill(self, target: Target, batch: Batch) -> PatchGradient:
+        """Down the loss, whose gradient goes through the projection."""
+        encoder = EncoderTarget(target)
+
+        def gradient(near: Ball, rows: Tensor, content: Tensor, places: Tensor) -> Tensor:
+            content = content.detach().requires_grad_()
+            with torch.no_grad():
+                clean = encoder(near.centre)
+            with torch.enable_grad():
+                changed = near.project(pasted(near.centre, content.expand(len(rows), -1, -1, -1), places))
+                return -gradient_of(encoder_loss(encoder, near.centre, changed, clean, self.params), content)
+
+        return gradient

@@ -25,7 +25,7 @@ from pydantic import Field
 
 from robustkd.attacks.image.engine.ascent import Search, SearchResult, SteepestStep, maximize
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.attacks.image.patch.placement import PatchAttack, ball_at, promising_places, random_places, sides_of
@@ -44,7 +44,7 @@ class PatchPGDParams(Params):
     choice: Literal["gradient", "random"] = Field("gradient", description="how places are chosen; random is the control")
     steps: int = Field(50, ge=1, description="steps at each place")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default 2.5 * eps / steps")
-    loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "margin"
 
 
 class PatchPGD(ChosenLoss, PatchAttack):

@@ -12,8 +12,9 @@ ceiling c is that of ``universal`` (Shafahi et al. 2020), and the sign and the f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field
 
@@ -30,6 +31,11 @@ from robustkd.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+PatchGradient: TypeAlias = "Callable[[Ball, Tensor, Tensor, Tensor], Tensor]"
+"""``gradient(near, rows, content, places)``: (1, C, h, w), the direction that is better for the attacker, from the balls of the samples
+at ``rows``, the (1, C, h, w) content, and the (B, 2) places where it is pasted."""
 
 
 class UniversalPatchParams(Params):
@@ -66,7 +72,7 @@ class UniversalPatch(ChosenLoss, PatchAttack):
         images = batch.inputs
         if isinstance(threat.where, Patch) and isinstance(threat.where.place, tuple):
             batch = batch.placed(threat, rng.seed)
-        oracle, objective = Oracle(target, batch), capped(for_batch(p.loss, batch), p.ceiling)
+        uphill = self.uphill(target, batch)
         ball = Ball.around(images, threat.eps, threat.norm, target.bounds, batch.movable)
         sides = sides_of(threat, images.shape[1:])
         one = SampleRng(rng.seed, rng.index.new_zeros(1), f"{rng.stream}/content")
@@ -78,15 +84,24 @@ class UniversalPatch(ChosenLoss, PatchAttack):
             for t, rows in enumerate(steps):
                 near = ball.select(rows)
                 places = random_places(near, sides, rng.fork(f"place/{t}").select(rows))
-                x = pasted(near.centre, content.expand(len(rows), -1, -1, -1), places)
-                inside = near.project(x)
-                _, _, gradient = oracle.value_and_grad(inside, rows, objective)
-                gradient = gradient * (inside == x)  # where eps cuts a pixel, moving on changes nothing
-                total = cut_out(gradient, places, sides).sum(0, keepdim=True)
-                content = (content + p.step_size * (1 - t / len(steps)) * total.sign()).clamp(low, high)
+                gradient = uphill(near, rows, content, places)
+                content = (content + p.step_size * (1 - t / len(steps)) * gradient.sign()).clamp(low, high)
         fitted = copy(self)
         fitted.content = content[0]
         return fitted
+
+    def uphill(self, target: Target, batch: Batch) -> PatchGradient:
+        """What the content is moved along, on the samples of ``batch``."""
+        oracle, objective = Oracle(target, batch), capped(for_batch(self.params.loss, batch), self.params.ceiling)
+
+        def gradient(near: Ball, rows: Tensor, content: Tensor, places: Tensor) -> Tensor:
+            x = pasted(near.centre, content.expand(len(rows), -1, -1, -1), places)
+            inside = near.project(x)
+            _, _, gradient = oracle.value_and_grad(inside, rows, objective)
+            gradient = gradient * (inside == x)  # where eps cuts a pixel, moving on changes nothing
+            return cut_out(gradient, places, (content.shape[2], content.shape[3])).sum(0, keepdim=True)
+
+        return gradient
 
     def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
         """Takes at most ``1 + places`` forward passes a sample, no backward pass.

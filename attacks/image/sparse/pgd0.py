@@ -20,7 +20,7 @@ from pydantic import Field
 
 from robustkd.attacks.image.engine.ascent import AttackState, GradientStep, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -34,7 +34,7 @@ class PGD0Params(Params):
     steps: int = Field(20, ge=1, description="steps in each restart")
     step_size: float = Field(0.15, gt=0, description="mean length of a step for each value, as a share of the pixel range")
     restarts: int = Field(1, ge=1, description="attempts from other random starts, on the survivors only")
-    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "ce"
 
 
 class PGD0(ChosenLoss):

@@ -16,16 +16,15 @@ come in at its clean colour gets the opposite one, at any number of exchanged pi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize, no_gradient
+from robustkd.attacks.image.engine.ascent import AttackState
 from robustkd.attacks.image.engine.ball import Ball
-from robustkd.attacks.image.engine.objective import for_batch
-from robustkd.attacks.image.engine.trend import EarlyStopByTrend
-from robustkd.contracts import Attack, AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.attacks.image.engine.random_search import Proposals, RandomSearchAttack
+from robustkd.contracts import Params
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.scoring.distances import per_sample
@@ -53,46 +52,20 @@ class SparseRSParams(Params):
     give_up: bool = Field(False, description="give a sample up where its margin would not fall to zero in time, as square does")
 
 
-class SparseRS(Attack):
+class SparseRS(RandomSearchAttack):
     """Sparse random search: needs no gradient. It maximizes the margin; targeted, -CE, as in the paper."""
 
     Params = SparseRSParams
     norms = ("l0",)
-    goals = ("untargeted", "targeted")
-    gradients = False
     source = "Croce et al. 2022, arXiv:2006.12834"
-    loss_family = "margin"  # when untargeted
 
-    def run(self, target: Target, batch: Batch, threat: ThreatModel, rng: SampleRng) -> AttackResult:
-        """Takes at most ``restarts * queries`` forward passes a sample."""
-        p = self.params
-        objective = for_batch("margin" if batch.goals is None else "ce", batch)
-        look = p.give_up and batch.goals is None  # the cross entropy of a goal does not say how far away the boundary is
-
-        def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
-            update = Exchange(rng.fork(restart), p.queries, p.first_share)
-            return maximize(
-                search.oracle,
-                rows,
-                ball,
-                update.start(ball, rows),
-                objective=objective,
-                update=update,
-                steps=p.queries - 1,
-                estimator=no_gradient,
-                early_stop=EarlyStopByTrend(objective(search.clean, search.everybody), p.queries) if look else None,
-            )
-
-        return fixed_budget(target, batch, threat, attempt, restarts=p.restarts)
+    @override
+    def proposals(self, ball: Ball, rng: SampleRng) -> Proposals:
+        return Exchange(rng, self.params.queries, self.params.first_share)
 
 
-@dataclass(frozen=True)
-class Exchange:
+class Exchange(Proposals):
     """Proposals that exchange changed pixels. ``state.memory`` has ``kept``, the pixels of the best point, and ``proposed``."""
-
-    rng: SampleRng
-    queries: int
-    first: float
 
     def start(self, ball: Ball, rows: Tensor) -> Tensor:
         """(A, *shape) the images with ``ball.eps`` random pixels at random corners of the colours."""

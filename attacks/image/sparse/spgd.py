@@ -27,7 +27,7 @@ from pydantic import Field
 
 from robustkd.attacks.image.engine.ascent import AttackState, Search, SearchResult, fixed_budget, maximize
 from robustkd.attacks.image.engine.ball import Ball
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -52,7 +52,7 @@ class SPGDParams(Params):
         3, ge=1, description="after so many steps, in all, without another choice of pixels the mask is drawn again"
     )
     restarts: int = Field(1, ge=1, description="attempts with other random numbers, on the survivors only")
-    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "ce"
     stop_when_broken: bool = Field(True, description="stop at a sample's first adversarial point")
 
 

@@ -29,7 +29,7 @@ from robustkd.attacks.image.engine.ascent import (
     maximize,
 )
 from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.engine.objective import ChosenLoss, for_batch
 from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
@@ -62,7 +62,7 @@ class MomentumParams(Params):
     steps: int = Field(10, ge=1, description="steps")
     step_size: float | None = Field(None, gt=0, description="in pixel units; default eps / steps, as in the papers")
     decay: float = Field(1.0, ge=0, description="how much of the accumulated gradient stays in each step")
-    loss: LossName = Field("ce", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "ce"
     random_start: bool = Field(False, description="start at a random point of the ball, else at the clean image")
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.gradient.pgd import PGD, PGDParams
 
 
@@ -23,7 +23,7 @@ class RecolorParams(PGDParams):
     steps: int = Field(40, ge=1, description="steps in each restart")
     step_size: float | None = Field(None, gt=0, description="in units of a channel in [0, 1]; default 2.5 * eps / steps")
     random_start: bool = Field(False, description="start at a random function of the colour, else at the clean image")
-    loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "margin"
 
 
 class Recolor(PGD):

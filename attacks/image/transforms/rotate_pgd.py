@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.gradient.pgd import PGD, PGDParams
 
 
@@ -24,7 +24,7 @@ class RotatePGDParams(PGDParams):
     )
     restarts: int = Field(5, ge=1, description="attempts from other random transforms, on the survivors only")
     random_start: bool = Field(True, description="start at a random transform, else at the clean image")
-    loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "margin"
 
 
 class RotatePGD(PGD):

@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from robustkd.attacks.image.engine.ascent import AttackState, SteepestStep, Update
 from robustkd.attacks.image.engine.ball import StepSize
-from robustkd.attacks.image.engine.losses import LossName
+from robustkd.attacks.image.engine.losses import LossParam
 from robustkd.attacks.image.gradient.pgd import PGD, PGDParams
 from robustkd.lazy import torch
 
@@ -34,7 +34,7 @@ class StAdvParams(PGDParams):
     steps: int = Field(40, ge=1, description="steps in each restart")
     step_size: float | None = Field(None, gt=0, description="in pixels of displacement; default 2.5 * eps / steps")
     random_start: bool = Field(False, description="start at a random flow, which is rough, else at the clean image")
-    loss: LossName = Field("margin", description="the loss to maximize: cross entropy, logit margin, or DLR")
+    loss: LossParam = "margin"
     tau: float = Field(
         0.0, ge=0, description="weight of the flow's roughness, which is subtracted from the loss; the paper's is 0.05"
     )

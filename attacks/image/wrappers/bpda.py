@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field, PrivateAttr, TypeAdapter, ValidationInfo, model_validator
 
 from robustkd import plugins
-from robustkd.attacks.image.wrappers.wrapper import AttackSpec, Wrapper
-from robustkd.contracts import CampaignPath, Capabilities, Capability, Params, Target, TargetError
+from robustkd.attacks.image.wrappers.wrapper import Wrapper, WrapperParams
+from robustkd.contracts import CampaignPath, Capabilities, Capability, Target, TargetError
 from robustkd.plugins.sources import source_files
 from robustkd.targets.code import function_by_reference, source_file
 from robustkd.targets.surrogate import Surrogate, backward_surrogates, declared_surrogates
@@ -39,12 +39,9 @@ def identity(inputs: Tensor) -> Tensor:
     return inputs
 
 
-class BPDAParams(Params):
+class BPDAParams(WrapperParams):
     """The attack that is wrapped, and the surrogates of the stages without a useful gradient."""
 
-    attack: AttackSpec = Field(
-        {"kind": "pgd"}, validate_default=True, description="the attack to wrap: its kind and parameters"
-    )
     surrogates: dict[str, str] = Field(
         default_factory=dict,
         description="submodule -> its surrogate: 'identity', or a function as package.module:function or path/to/file.py:function "

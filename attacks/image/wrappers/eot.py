@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from typing_extensions import override
 
-from robustkd.attacks.image.wrappers.wrapper import AttackSpec, Wrapper
-from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.attacks.image.wrappers.wrapper import Wrapper, WrapperParams
+from robustkd.contracts import AttackResult, Batch, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.contracts.target import WrappedTarget
 from robustkd.lazy import torch
@@ -43,12 +43,9 @@ class MeanTarget(WrappedTarget):
         return torch.stack([self.target(inputs) for _ in range(self.samples)]).mean(0)
 
 
-class EOTParams(Params):
+class EOTParams(WrapperParams):
     """The attack that is wrapped, and over how many passes its gradients are averaged."""
 
-    attack: AttackSpec = Field(
-        {"kind": "pgd"}, validate_default=True, description="the attack to wrap: its kind and parameters"
-    )
     samples: int = Field(10, ge=1, description="passes that make up one query")
 
 

@@ -18,21 +18,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from pydantic import Field
 from typing_extensions import override
 
-from robustkd.attacks.image.wrappers.wrapper import AttackSpec, Wrapper
-from robustkd.contracts import AttackResult, Batch, Params, Target, ThreatModel
+from robustkd.attacks.image.wrappers.wrapper import Wrapper, WrapperParams
+from robustkd.contracts import AttackResult, Batch, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.targets.rejection import classifier_alone
 
 
-class UnawareParams(Params):
+class UnawareParams(WrapperParams):
     """The attack that is wrapped."""
-
-    attack: AttackSpec = Field(
-        {"kind": "pgd"}, validate_default=True, description="the attack to wrap: its kind and parameters"
-    )
 
 
 class Unaware(Wrapper):

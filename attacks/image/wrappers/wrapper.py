@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from pydantic import Field
 from typing_extensions import override
 
 from robustkd import plugins
@@ -21,6 +22,7 @@ from robustkd.contracts import (
     Batch,
     Capabilities,
     Capability,
+    Params,
     Target,
     ThreatModel,
     Traits,
@@ -40,6 +42,14 @@ class AttackSpec(PluginSpec):
     def make(self) -> Attack:
         attack: Attack = super().make()
         return attack
+
+
+class WrapperParams(Params):
+    """The attack that is wrapped."""
+
+    attack: AttackSpec = Field(
+        {"kind": "pgd"}, validate_default=True, description="the attack to wrap: its kind and parameters"
+    )
 
 
 class Wrapper(Attack):

@@ -14,10 +14,13 @@ et al. 2024, section 4; asked on the way as in the authors' code, github.com/Sch
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
+from typing_extensions import override
 
 from robustkd.attacks.text.engine.continuous import BestPerturbation, Direction, EmbeddingPGD, Norm, last_of, with_suffix
 from robustkd.attacks.text.engine.target_prefix import fitting, target_prefixes
@@ -52,13 +55,36 @@ class EmbeddingParams(Params):
     asks: int = Field(3, ge=1, description="attempts during each ascent, as far as the attempts are enough for all ascents")
 
 
-class Embedding(PromptAttack[CausalLMTarget]):
-    """Ascent in embedding space inside a ball around each token."""
+class AscentAttack(PromptAttack[CausalLMTarget]):
+    """Ascents in embedding space, and attempts on the way of each; its parameters have ``slots`` and ``asks``."""
 
-    Params = EmbeddingParams
     needs = PromptAttack.needs | {"tokens", "embeddings", "log-probabilities"}
     gradients = True
     space = "embeddings"
+
+    @abstractmethod
+    def ascents(self, rng: SampleRng) -> Iterable[tuple[EmbeddingPGD, SampleRng, SampleRng | None]]:
+        """Each ascent, what draws the appended tokens, and what draws where it begins; None: at the tokens themselves."""
+
+    @override
+    def search(
+        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
+        """``asks`` attempts with each ascent: ``steps + asks`` forward passes, ``steps`` backward.
+
+        Raises:
+            DataError: a request has no ``target``.
+        """
+        p, words, ascents = self.params, Vocabulary.of(target).words, list(self.ascents(rng))
+        asks = asks_each(p.asks, len(ascents), attempts.budget)
+        for pgd, suffixes, starts in ascents:
+            attempt_with_ascent(pgd, target, batch, attempts, words, p.slots, suffixes, starts, asks)
+
+
+class Embedding(AscentAttack):
+    """Ascent in embedding space inside a ball around each token."""
+
+    Params = EmbeddingParams
     source = "Schwinn et al. 2024, arXiv:2402.09063"
     version = "3"  # 1 took the table's norms for a unit, which Gemma scales; 2 asked at the end of each ascent alone
 
@@ -67,24 +93,15 @@ class Embedding(PromptAttack[CausalLMTarget]):
         p = self.params
         return ThreatModel(budget=EmbeddingRadius(max(p.eps), threat.attempts, p.norm))
 
-    def search(
-        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
-    ) -> None:
-        """``asks`` attempts with each ascent, from the smallest eps to the largest: ``steps + asks`` forward passes, ``steps`` backward.
-
-        Raises:
-            DataError: a request has no ``target``.
-        """
+    @override
+    def ascents(self, rng: SampleRng) -> Iterator[tuple[EmbeddingPGD, SampleRng, SampleRng | None]]:
+        """From the smallest eps to the largest, the first of each from the tokens themselves."""
         p = self.params
-        words = Vocabulary.of(target).words
-        asks = asks_each(p.asks, len(p.eps) * p.restarts, attempts.budget)
         for eps in sorted(p.eps):
             pgd = EmbeddingPGD(eps, p.steps, p.step_size * eps, p.norm, p.direction)
             for restart in range(p.restarts):
                 draws = rng.fork(f"{eps}/{restart}")
-                attempt_with_ascent(
-                    pgd, target, batch, attempts, words, p.slots, draws.fork("slots"), draws if restart else None, asks
-                )
+                yield pgd, draws.fork("slots"), draws if restart else None
 
 
 def attempt_with_ascent(

@@ -13,14 +13,15 @@ github.com/SchwinnL/LLM_Embedding_Attack (generate_interval).
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Iterator
 
-from robustkd.attacks.text.embedding_space.embedding import asks_each, attempt_with_ascent
+from pydantic import Field
+from typing_extensions import override
+
+from robustkd.attacks.text.embedding_space.embedding import AscentAttack
 from robustkd.attacks.text.engine.continuous import Direction, EmbeddingPGD
-from robustkd.attacks.text.engine.vocabulary import Vocabulary
-from robustkd.contracts import Attempts, EmbeddingRadius, Params, PromptAttack, PromptBatch, ThreatModel
+from robustkd.contracts import EmbeddingRadius, Params, ThreatModel
 from robustkd.contracts.random import SampleRng
-from robustkd.targets.causal_lm import CausalLMTarget
 
 
 class SoftPromptParams(Params):
@@ -34,13 +35,10 @@ class SoftPromptParams(Params):
     asks: int = Field(5, ge=1, description="attempts during each training, as far as the attempts are enough for all trainings")
 
 
-class SoftPrompt(PromptAttack[CausalLMTarget]):
+class SoftPrompt(AscentAttack):
     """Trains vectors behind the prompt, without a bound on how far they move."""
 
     Params = SoftPromptParams
-    needs = PromptAttack.needs | {"tokens", "embeddings", "log-probabilities"}
-    gradients = True
-    space = "embeddings"
     source = "Schwinn et al. 2024, arXiv:2402.09063"
     version = "3"  # 1 took the table's norms for a unit, which Gemma scales; 2 asked at the end of each training alone
 
@@ -53,17 +51,10 @@ class SoftPrompt(PromptAttack[CausalLMTarget]):
         """Vectors anywhere that its steps can lead."""
         return ThreatModel(budget=EmbeddingRadius(self._reach, threat.attempts))
 
-    def search(
-        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
-    ) -> None:
-        """``asks`` attempts with each training: ``steps + asks`` forward passes, ``steps`` backward.
-
-        Raises:
-            DataError: a request has no ``target``.
-        """
+    @override
+    def ascents(self, rng: SampleRng) -> Iterator[tuple[EmbeddingPGD, SampleRng, SampleRng | None]]:
+        """Trainings from other tokens, in a ball that no step can leave."""
         p = self.params
-        words = Vocabulary.of(target).words
-        asks = asks_each(p.asks, p.restarts, attempts.budget)
         pgd = EmbeddingPGD(self._reach, p.steps, p.step_size, "l2", p.direction)
         for restart in range(p.restarts):
-            attempt_with_ascent(pgd, target, batch, attempts, words, p.slots, rng.fork(restart), None, asks)
+            yield pgd, rng.fork(restart), None

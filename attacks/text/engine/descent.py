@@ -9,10 +9,12 @@ or has no attempts left, leaves; the best prompts are judged as the search goes 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pydantic import Field, field_validator
+from typing_extensions import override
 
 from robustkd.attacks.text.engine.candidate_queue import CandidateQueue
 from robustkd.attacks.text.engine.slots import Slots, Texts, are_texts
@@ -20,7 +22,7 @@ from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.target_prefix import REQUESTS, fitting, target_prefixes
 from robustkd.attacks.text.engine.templates import REQUEST
 from robustkd.attacks.text.engine.vocabulary import Vocabulary, apart
-from robustkd.contracts import Attempts, Params, PromptBatch
+from robustkd.contracts import Attempts, Params, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets import frozen
@@ -181,3 +183,20 @@ class Descent:
         queue.offer_best(suffixes.rows, texts, losses)
         loss, column = losses.min(1)
         return starts[places, column], loss
+
+
+class DescentAttack(PromptAttack[CausalLMTarget]):
+    """An attack that is one ``Descent``; its parameters are ``SuffixParams`` and what the subclass adds."""
+
+    needs = PromptAttack.needs | {"tokens", "log-probabilities"}
+
+    @abstractmethod
+    def descent(self, target: CausalLMTarget, vocabulary: Vocabulary) -> Descent:
+        """The search for suffixes made of ``vocabulary``."""
+
+    @override
+    def search(
+        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
+    ) -> None:
+        """As many passes as ``descent`` says; a request without a ``target`` is a DataError."""
+        self.descent(target, Vocabulary.of(target, self.params.ascii))(target, batch, attempts, rng)

@@ -26,13 +26,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.text.engine.descent import Descent, Evaluation, SuffixParams, all_of_them
+from robustkd.attacks.text.engine.descent import Descent, DescentAttack, Evaluation, SuffixParams, all_of_them
 from robustkd.attacks.text.engine.slots import Texts, are_texts
 from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.target_prefix import losses
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
-from robustkd.contracts import Attempts, PromptAttack, PromptBatch, TargetRef, ThreatModel
+from robustkd.contracts import TargetRef
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
@@ -65,35 +66,29 @@ class GCGParams(SuffixParams):
     probe_divisor: int = Field(8, ge=1, description="and of the others at most one in so many, fewer the better the draft")
 
 
-class GCG(PromptAttack[CausalLMTarget]):
+class GCG(DescentAttack):
     """Swaps tokens of a suffix that the gradient points to, and keeps the best."""
 
     Params = GCGParams
-    needs = PromptAttack.needs | {"tokens", "embeddings", "log-probabilities"}
+    needs = DescentAttack.needs | {"embeddings"}
     needs_of_others = frozenset({"tokens", "log-probabilities"})
     gradients = True
     source = "Zou et al. 2023, arXiv:2307.15043; probe sampling: Zhao et al. 2024, arXiv:2403.01251"
     version = "2"  # 1 took the caches of sliding windows for whole
 
-    def search(
-        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
-    ) -> None:
+    @override
+    def descent(self, target: CausalLMTarget, vocabulary: Vocabulary) -> Descent:
         """At most ``starts + steps * (width + 1)`` forward and ``steps`` backward passes for each request.
 
         Raises:
-            DataError: a request has no ``target``.
             UsageError: the draft was not handed over, or is no language model.
         """
         p = self.params
-        vocabulary = Vocabulary.of(target, p.ascii)
         evaluation: Evaluation = all_of_them
         if p.draft is not None:
             evaluation = Probe(self.target(p.draft, CausalLMTarget), p.probe_share, p.probe_divisor)
         swaps = Swaps(target, vocabulary, p.width, p.top_k)
-        search = Descent(
-            p, vocabulary, p.steps, swaps, evaluation, starts=max(1, p.buffer), greedy=p.buffer > 0, merged=p.merge
-        )
-        search(target, batch, attempts, rng)
+        return Descent(p, vocabulary, p.steps, swaps, evaluation, starts=max(1, p.buffer), greedy=p.buffer > 0, merged=p.merge)
 
 
 class Swaps:

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+from typing_extensions import override
 
-from robustkd.attacks.text.engine.descent import Descent, SuffixParams
+from robustkd.attacks.text.engine.descent import Descent, DescentAttack, SuffixParams
 from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.vocabulary import Vocabulary
-from robustkd.contracts import Attempts, PromptAttack, PromptBatch, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets.causal_lm import CausalLMTarget
@@ -39,26 +39,18 @@ class RandomSearchParams(SuffixParams):
     changed: int = Field(4, ge=1, description="tokens replaced at once in the first steps; it falls to one")
 
 
-class RandomSearch(PromptAttack[CausalLMTarget]):
+class RandomSearch(DescentAttack):
     """Replaces tokens at random, and keeps what is better."""
 
     Params = RandomSearchParams
-    needs = PromptAttack.needs | {"tokens", "log-probabilities"}
     source = "Andriushchenko et al. 2024, arXiv:2404.02151"
     version = "2"  # 1 took the caches of sliding windows for whole
 
-    def search(
-        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
-    ) -> None:
-        """At most ``1 + steps * width`` forward passes for each request.
-
-        Raises:
-            DataError: a request has no ``target``.
-        """
+    @override
+    def descent(self, target: CausalLMTarget, vocabulary: Vocabulary) -> Descent:
+        """At most ``1 + steps * width`` forward passes for each request."""
         p = self.params
-        vocabulary = Vocabulary.of(target, p.ascii)
-        changes = Changes(vocabulary.allowed.nonzero().squeeze(1), p.width, p.changed, p.steps)
-        Descent(p, vocabulary, p.steps, changes)(target, batch, attempts, rng)
+        return Descent(p, vocabulary, p.steps, Changes(vocabulary.allowed.nonzero().squeeze(1), p.width, p.changed, p.steps))
 
 
 @dataclass(frozen=True)

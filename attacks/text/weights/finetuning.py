@@ -8,7 +8,7 @@ one over ``steps``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -17,7 +17,8 @@ from pydantic import Field, field_validator
 from typing_extensions import override
 
 from robustkd.attacks.text.engine.training_requests import Kind, answered
-from robustkd.contracts import Attempts, DataError, Params, PromptAttack, PromptBatch, Prompts, Request, ThreatModel, UsageError
+from robustkd.attacks.text.weights.weight_attack import WeightAttack
+from robustkd.contracts import DataError, Params, Prompts, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
 from robustkd.targets import recording_gradients
@@ -55,7 +56,7 @@ class FineTuningParams(Params):
         return steps
 
 
-class FineTuning(PromptAttack[CausalLMTarget]):
+class FineTuning(WeightAttack):
     """Fine-tunes a copy of the model on requests of the training data, and asks it those that are attacked.
 
     Attributes:
@@ -64,10 +65,7 @@ class FineTuning(PromptAttack[CausalLMTarget]):
     """
 
     Params = FineTuningParams
-    needs = PromptAttack.needs | {"tokens", "log-probabilities", "weights"}
     gradients = True
-    space = "weights"
-    learns = True
     ends: ClassVar[bool] = True
 
     def __init__(self, params: Any = None) -> None:
@@ -104,20 +102,11 @@ class FineTuning(PromptAttack[CausalLMTarget]):
         return holding
 
     @override
-    def search(
-        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
-    ) -> None:
-        """One attempt after each number of updates, no more than allowed; no pass of its own.
-
-        Raises:
-            UsageError: it was not fitted.
-        """
+    def weights(self, target: CausalLMTarget) -> Iterable[Mapping[str, Tensor]]:
+        """Those after each number of updates."""
         if self.checkpoints is None:
             raise UsageError("a model must be fine-tuned before it is asked", fix="call fit, and use what it returns")
-        prompts = batch.requests["prompt"]
-        for weights in self.checkpoints:
-            rows = attempts.open
-            attempts(rows, [Request(prompts[row], weights=weights) for row in rows.tolist()])
+        return self.checkpoints
 
 
 def chosen_rows(target: CausalLMTarget, requests: Prompts, kind: Kind, most: int | None, rng: SampleRng) -> Prompts:

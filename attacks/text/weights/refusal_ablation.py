@@ -18,7 +18,7 @@ unembedding stays where it is tied to the embedding, are ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,17 +27,8 @@ from typing_extensions import override
 
 from robustkd.attacks.text.engine.target_prefix import target_prefixes
 from robustkd.attacks.text.weights.finetuning import chosen_rows
-from robustkd.contracts import (
-    Attempts,
-    Params,
-    PromptAttack,
-    PromptBatch,
-    Prompts,
-    Request,
-    TargetError,
-    ThreatModel,
-    UsageError,
-)
+from robustkd.attacks.text.weights.weight_attack import WeightAttack
+from robustkd.contracts import Params, Prompts, TargetError, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import nn, torch
 from robustkd.targets import frozen
@@ -66,14 +57,11 @@ class RefusalAblationParams(Params):
     random: bool = Field(False, description="the control: random directions")
 
 
-class RefusalAblation(PromptAttack[CausalLMTarget]):
+class RefusalAblation(WeightAttack):
     """Takes the direction of refusing out of the weights."""
 
     Params = RefusalAblationParams
-    needs = PromptAttack.needs | {"tokens", "log-probabilities", "weights"}
     gradients = False
-    space = "weights"
-    learns = True
     source = "Arditi et al. 2024, arXiv:2406.11717"
 
     def __init__(self, params: Any = None) -> None:
@@ -125,21 +113,11 @@ class RefusalAblation(PromptAttack[CausalLMTarget]):
         return candidates[[number for _, _, number in best]]
 
     @override
-    def search(
-        self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
-    ) -> None:
-        """One attempt for each direction, no more than allowed; no pass of its own.
-
-        Raises:
-            UsageError: it was not fitted.
-        """
+    def weights(self, target: CausalLMTarget) -> Iterable[Mapping[str, Tensor]]:
+        """Those without each direction."""
         if self.directions is None:
             raise UsageError("directions must be found before they are taken out", fix="call fit, and use what it returns")
-        prompts = batch.requests["prompt"]
-        for direction in self.directions:
-            weights = without_direction(target, direction.to(target.device))
-            rows = attempts.open
-            attempts(rows, [Request(prompts[row], weights=weights) for row in rows.tolist()])
+        return (without_direction(target, direction.to(target.device)) for direction in self.directions)
 
 
 def without_direction(target: CausalLMTarget, direction: Tensor) -> Mapping[str, Tensor]:

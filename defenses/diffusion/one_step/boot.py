@@ -16,13 +16,14 @@ abstract was read, and its equations are as they are cited by others; ours are t
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.diffusion.one_step.drawing import guided, in_one_step, kept, normal
 from robustkd.defenses.diffusion.one_step.score_distillation import DistillationParams, captions_of
+from robustkd.defenses.diffusion.text_to_image_defense import TextToImageDefense
 from robustkd.defenses.training.steps import train_steps
 from robustkd.lazy import torch
 from robustkd.targets.text_encoders import Conditioning
@@ -38,11 +39,10 @@ class BOOTParams(DistillationParams):
     boundary: float = Field(1.0, gt=0, description="weight of the regression at the last level")
 
 
-class BOOT(Defense):
+class BOOT(TextToImageDefense):
     """Distil the model into a generator of one step by bootstrapping, without data and without a score."""
 
     Params = BOOTParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "Gu et al., BOOT: data-free distillation of denoising diffusion models with bootstrapping, 2023, arXiv:2306.05544"
 
     def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:

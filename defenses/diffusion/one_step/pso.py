@@ -14,13 +14,14 @@ generator of one step, the mean over pixels in log p (of a sum, beta would have 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Prompts, UsageError
+from robustkd.contracts import FitContext, Prompts, UsageError
 from robustkd.defenses.diffusion.erasing import TuningParams, begin
 from robustkd.defenses.diffusion.one_step.drawing import normal, one_step_pictures
+from robustkd.defenses.diffusion.text_to_image_defense import TextToImageDefense
 from robustkd.defenses.training.steps import train_steps
 from robustkd.lazy import F, torch
 from robustkd.targets.text_to_image import TextToImageTarget
@@ -38,11 +39,10 @@ class PSOParams(TuningParams):
     retain: float = Field(1.0, ge=0, description="weight of drawing what is not erased as before; the paper has none")
 
 
-class PSO(Defense):
+class PSO(TextToImageDefense):
     """Pairwise sample optimisation, away from the concept."""
 
     Params = PSOParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = (
         "Miao et al., Tuning timestep-distilled diffusion model using pairwise sample optimization, ICLR 2025, arXiv:2410.03190"
     )

@@ -18,12 +18,13 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Prompts, TargetRef
+from robustkd.contracts import FitContext, Prompts, TargetRef
 from robustkd.defenses.diffusion.one_step.drawing import caption_draws, in_one_step, levels, normal, one_step_pictures
+from robustkd.defenses.diffusion.text_to_image_defense import TextToImageDefense
 from robustkd.defenses.training.steps import Schedule, StepParams, train_steps
 from robustkd.defenses.training.turns import Player, train_by_turns
 from robustkd.lazy import torch
@@ -114,10 +115,8 @@ class Noised:
     z: Tensor
 
 
-class ScoreDistillation(Defense):
+class ScoreDistillation(TextToImageDefense):
     """A distillation by the score of the generator's own pictures. A subclass says what the two players minimise."""
-
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
 
     def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:
         """Train generator and score by turns.

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from robustkd.contracts import BaseTarget, Capabilities, Defense, FitContext, Modality, Params, Prompts, TargetRef
+from robustkd.contracts import BaseTarget, Capabilities, FitContext, Params, Prompts, TargetRef
+from robustkd.defenses.diffusion.text_to_image_defense import TextToImageDefense
 from robustkd.targets.altered_drawing import AlteredDrawing
 from robustkd.targets.text_to_image import TextToImageTarget
 
@@ -18,10 +19,9 @@ class AlterationParams(Params):
     model: TargetRef = Field(description="the defense whose model draws", examples=["model"])
 
 
-class Alteration(Defense):
+class Alteration(TextToImageDefense):
     """Another defense's model that draws in another way. A subclass names its ``target``."""
 
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     uses_data = False
     target: ClassVar[type[AlteredDrawing[Any]]]
 

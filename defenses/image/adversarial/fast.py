@@ -15,12 +15,13 @@ Source: Wong, Rice, Kolter: Fast is better than free: revisiting adversarial tra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
 from robustkd.defenses.image.adversarial.pgd_at import PGDATRecipe
 from robustkd.defenses.training import AdversarialParams, AdversarialTraining, InnerMaximisation
+from robustkd.defenses.training.params import EpochsParam, ScheduleParam
 from robustkd.defenses.training.selection import ROBUST_ACCURACY
 
 
@@ -34,10 +35,8 @@ class FastInner(InnerMaximisation):
 
 
 class FastParams(AdversarialParams):
-    epochs: int = Field(30, ge=1, description="passes over the training data")
-    schedule: Literal["constant", "cosine", "steps"] = Field(
-        "cosine", description="how the learning rate falls over the epochs"
-    )
+    epochs: EpochsParam = 30
+    schedule: ScheduleParam = "cosine"
     inner: FastInner = Field(default_factory=FastInner, description="the examples to train on")
     collapse: float = Field(
         0.2, gt=0, le=1, description="a fall of robust validation accuracy, from its best, that ends the training"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from typing_extensions import override
 
-from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball
+from robustkd.attacks.image.engine.ball import Ball
 from robustkd.attacks.image.engine.oracle import finite_or_zero
 from robustkd.contracts import FitContext, ThreatModel
 from robustkd.defenses.training import (
@@ -34,7 +34,9 @@ from robustkd.defenses.training import (
     NetworkParams,
     OneNetwork,
     Prepared,
+    TrainedUnderAttack,
 )
+from robustkd.defenses.training.params import WeightDecayParam
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
 
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
 class FreeParams(NetworkParams):
     epochs: int = Field(25, ge=1, description="passes over the training data, each of m steps a minibatch")
-    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    weight_decay: WeightDecayParam = 2e-4
     replays: int = Field(8, ge=1, description="m, the steps on each minibatch")
     eps: float | None = Field(None, gt=0, description="radius in pixel units; default the campaign's")
     awp: AWPParams | None = Field(None, description="adversarial weight perturbation: {} turns it on")
@@ -91,12 +93,10 @@ class FreeRecipe(AdversarialRecipe):
         self.delta = tensors["delta"].clone()
 
 
-class Free(OneNetwork):
+class Free(TrainedUnderAttack, OneNetwork):
     """A network trained on perturbations that its own backward passes give away; the epoch is chosen as ``selection`` says."""
 
     Params = FreeParams
-    uses_threat = True
-    revisions = STEEPEST_REVISIONS
     source = "Shafahi et al. 2019, arXiv:1904.12843"
 
     @override

@@ -28,7 +28,8 @@ from robustkd.defenses.training import (
     kl,
 )
 from robustkd.defenses.training.divergence import tempered_log_softmax
-from robustkd.defenses.training.inner import Start
+from robustkd.defenses.training.inner import StartParam
+from robustkd.defenses.training.params import EpochsParam, LRParam, WeightDecayParam
 from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 class MARTInner(InnerMaximisation):
     """The inner maximisation with the values of the authors' code."""
 
-    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    start: StartParam = "noise"
 
 
 class MARTParams(AdversarialParams):
@@ -47,9 +48,9 @@ class MARTParams(AdversarialParams):
 
     milestone_fractions: ClassVar[tuple[float, ...]] = (75 / 120, 90 / 120)
 
-    epochs: int = Field(120, ge=1, description="passes over the training data")
-    lr: float | None = Field(0.01, gt=0, description="learning rate at the start")
-    weight_decay: float = Field(3.5e-3, ge=0, description="L2 penalty (decoupled for adamw)")
+    epochs: EpochsParam = 120
+    lr: LRParam = 0.01
+    weight_decay: WeightDecayParam = 3.5e-3
     inner: MARTInner = Field(default_factory=MARTInner, description="the examples to train on")
     beta: float = Field(5.0, ge=0, description="weight of the divergence between the outputs on x and on x~")
 

@@ -24,7 +24,8 @@ from robustkd.defenses.training import (
     Minibatch,
     kl,
 )
-from robustkd.defenses.training.inner import OwnLoss, Start
+from robustkd.defenses.training.inner import OwnLoss, StartParam
+from robustkd.defenses.training.params import EpochsParam, WeightDecayParam
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 class TRADESInner(InnerMaximisation):
     """The inner maximisation with the paper's loss and start."""
 
-    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    start: StartParam = "noise"
     loss: OwnLoss = Field(
         "kl-student-clean", description="what is climbed: cross entropy, or the divergence from the output on x"
     )
@@ -43,8 +44,8 @@ class TRADESInner(InnerMaximisation):
 class TRADESParams(AdversarialParams):
     milestone_fractions: ClassVar[tuple[float, ...]] = (75 / 100, 90 / 100)
 
-    epochs: int = Field(100, ge=1, description="passes over the training data")
-    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    epochs: EpochsParam = 100
+    weight_decay: WeightDecayParam = 2e-4
     inner: TRADESInner = Field(default_factory=TRADESInner, description="the examples to train on")
     beta: float = Field(6.0, ge=0, description="weight of the divergence between the outputs on x and on x~")
 

@@ -21,6 +21,7 @@ from robustkd.contracts import Defense, FitContext, Target, ThreatModel, UsageEr
 from robustkd.contracts.threat import PixelBudget
 from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, train
 from robustkd.defenses.training.batches import epoch_order
+from robustkd.defenses.training.params import OptimiserParam, WeightDecayParam
 from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 
@@ -41,8 +42,8 @@ class BoundsParams(NetworkParams):
     warm_up_share: ClassVar[float]
     ramp_share: ClassVar[float]
 
-    optimiser: Literal["sgd", "adam", "adamw"] = Field("adam", description="the update rule")
-    weight_decay: float = Field(0.0, ge=0, description="L2 penalty (decoupled for adamw)")
+    optimiser: OptimiserParam = "adam"
+    weight_decay: WeightDecayParam = 0.0
     selection: Literal["best", "weighted", "last"] = Field(
         "last",
         description="which epoch is deployed: last, since the radius of earlier ones is smaller; best and weighted as elsewhere",

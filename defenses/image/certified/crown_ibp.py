@@ -19,6 +19,7 @@ from pydantic import Field
 
 from robustkd.defenses.image.certified.bounds import BoundsParams, BoundsRecipe, BoundsTraining, ball_around
 from robustkd.defenses.training import Minibatch
+from robustkd.defenses.training.params import BatchSizeParam, EpochsParam, LRParam
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ class CrownIBPParams(BoundsParams):
     warm_up_share: ClassVar[float] = 10 / 200
     ramp_share: ClassVar[float] = 50 / 200
 
-    epochs: int = Field(200, ge=1, description="passes over the training data")
-    batch_size: int = Field(256, ge=1, description="samples in each step")
-    lr: float | None = Field(5e-4, gt=0, description="learning rate at the start")
+    epochs: EpochsParam = 200
+    batch_size: BatchSizeParam = 256
+    lr: LRParam = 5e-4
     kappa_end: float = Field(0.0, ge=0, le=1, description="weight of the clean loss once the radius is grown")
     beta_start: float = Field(1.0, ge=0, le=1, description="weight of the linear bounds at first; 0 is the control, IBP")
     beta_end: float = Field(0.0, ge=0, le=1, description="the same once the radius is grown")

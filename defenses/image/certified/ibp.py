@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
-
 from robustkd.defenses.image.certified.bounds import BoundsParams, BoundsRecipe, BoundsTraining, ball_around
 from robustkd.defenses.training import Minibatch
+from robustkd.defenses.training.params import BatchSizeParam, EpochsParam
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -33,8 +32,8 @@ class IBPParams(BoundsParams):
     warm_up_share: ClassVar[float] = 2 / 60
     ramp_share: ClassVar[float] = 10 / 60
 
-    epochs: int = Field(100, ge=1, description="passes over the training data")
-    batch_size: int = Field(100, ge=1, description="samples in each step")
+    epochs: EpochsParam = 100
+    batch_size: BatchSizeParam = 100
 
 
 class IBPRecipe(BoundsRecipe):

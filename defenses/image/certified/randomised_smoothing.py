@@ -22,6 +22,7 @@ from pydantic import Field
 
 from robustkd.contracts import Defense, FitContext, Target
 from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, train
+from robustkd.defenses.training.params import EpochsParam, WeightDecayParam
 from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.smoothed import SmoothedTarget
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 class RandomisedSmoothingParams(NetworkParams):
     milestone_fractions: ClassVar[tuple[float, ...]] = (1 / 3, 2 / 3)
 
-    epochs: int = Field(90, ge=1, description="passes over the training data")
-    weight_decay: float = Field(1e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    epochs: EpochsParam = 90
+    weight_decay: WeightDecayParam = 1e-4
     sigma: float = Field(0.25, gt=0, description="standard deviation of the noise, in pixel units")
     draws: int = Field(20, ge=1, description="noisy copies that vote on each image once it is trained")
 

@@ -25,6 +25,7 @@ from robustkd.contracts import ThreatModel
 from robustkd.defenses.image.certified.bounds import BoundsParams, BoundsRecipe, BoundsTraining, ball_around
 from robustkd.defenses.training import InnerMaximisation, Minibatch
 from robustkd.defenses.training.inner import Adversary
+from robustkd.defenses.training.params import BatchSizeParam, EpochsParam, LRParam
 from robustkd.lazy import nn
 from robustkd.targets import ClassifierTarget
 
@@ -51,9 +52,9 @@ class SABRParams(BoundsParams):
     warm_up_share: ClassVar[float] = 2 / 70
     ramp_share: ClassVar[float] = 20 / 70
 
-    epochs: int = Field(70, ge=1, description="passes over the training data")
-    batch_size: int = Field(256, ge=1, description="samples in each step")
-    lr: float | None = Field(5e-4, gt=0, description="learning rate at the start")
+    epochs: EpochsParam = 70
+    batch_size: BatchSizeParam = 256
+    lr: LRParam = 5e-4
     gamma: float = Field(0.2, gt=0, le=1, description="for steps: the factor at each milestone")
     kappa_start: float = Field(0.0, ge=0, le=1, description="weight of the clean loss while warming up")
     kappa_end: float = Field(0.0, ge=0, le=1, description="the same once the radius is grown")

@@ -21,7 +21,7 @@ the sizes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from pydantic import Field
@@ -33,6 +33,7 @@ from robustkd.defenses.training import Minibatch, Recipe, fresh_network, frozen_
 from robustkd.defenses.training.auxiliary import AuxiliaryNetwork, with_auxiliary
 from robustkd.defenses.training.batches import no_reduce
 from robustkd.defenses.training.networks import seeded_init
+from robustkd.defenses.training.params import OptimiserParam
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.defenses.training.stages import Stage, StagedParams, finishing, run_stages
 from robustkd.lazy import F, nn, torch
@@ -50,7 +51,7 @@ class KRRSTParams(StagedParams):
     model_params: ModelParams = Field(default_factory=dict)
     images: int = Field(64, ge=2, description="images in the small set")
     learnt: bool = Field(True, description="whether the set is learnt; false takes real images as they are, the control")
-    optimiser: Literal["sgd", "adam", "adamw"] = Field("adamw", description="the update rule")
+    optimiser: OptimiserParam = "adamw"
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty (decoupled for adamw), also on the small set")
     pool: int = Field(3, ge=1, description="networks in the pool; the authors' 10")
     online_steps: int = Field(

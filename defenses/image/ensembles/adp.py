@@ -14,13 +14,14 @@ is that of the authors' code: Adam at 0.001.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from robustkd.contracts import FitContext, Target, UsageError
 from robustkd.defenses.training import Minibatch, Recipe, train
 from robustkd.defenses.training.members import MembersDefense, MembersParams, cross_entropies, first_members, outputs
+from robustkd.defenses.training.params import OptimiserParam
 from robustkd.lazy import F, torch
 from robustkd.targets import EnsembleTarget
 from robustkd.targets.ensemble import log_mean_probability
@@ -32,7 +33,7 @@ _TINY = 1e-6
 
 
 class ADPParams(MembersParams):
-    optimiser: Literal["sgd", "adam", "adamw"] = Field("adam", description="the update rule")
+    optimiser: OptimiserParam = "adam"
     alpha: float = Field(2.0, ge=0, description="weight of the ensemble's entropy")
     beta: float = Field(0.5, ge=0, description="weight of the log determinant")
 

@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from robustkd.attacks.image.engine.ascent import last_iterate
-from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS, Ball, StepSize
+from robustkd.attacks.image.engine.ball import Ball, StepSize
 from robustkd.attacks.image.engine.oracle import Oracle, frozen
 from robustkd.attacks.image.transferable.momentum import MomentumStep
 from robustkd.contracts import Batch, FitContext, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
-from robustkd.defenses.training import Adversary, InnerMaximisation, Minibatch, Recipe, train
+from robustkd.defenses.training import Adversary, InnerMaximisation, Minibatch, Recipe, TrainedUnderAttack, train
 from robustkd.defenses.training.augment import crop_flip
 from robustkd.defenses.training.batches import Samples
 from robustkd.defenses.training.features import AtLayer, Layer, layer_count
@@ -166,12 +166,10 @@ class DVERGERecipe(Recipe[EnsembleTarget]):
         return torch.stack(losses).sum()
 
 
-class DVERGE(MembersDefense):
+class DVERGE(TrainedUnderAttack, MembersDefense):
     """An ensemble whose members' vulnerabilities differ."""
 
     Params = DVERGEParams
-    uses_threat = True
-    revisions = STEEPEST_REVISIONS
     source = "Yang et al. 2020, arXiv:2009.14720"
 
     def __init__(self, params: Any = None) -> None:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
 from robustkd.contracts import FitContext, Target, ThreatModel
-from robustkd.defenses.training import Adversary, InnerMaximisation, Minibatch, Recipe, train
+from robustkd.defenses.training import Adversary, InnerMaximisation, Minibatch, Recipe, TrainedUnderAttack, train
 from robustkd.defenses.training.members import MembersDefense, MembersParams, cross_entropies, first_members, outputs
 from robustkd.targets import EnsembleTarget
 
@@ -42,12 +41,10 @@ class EnsembleATRecipe(Recipe[EnsembleTarget]):
         return cross_entropies(outputs(target.members, x_adv), batch.y).sum(), {}
 
 
-class EnsembleAT(MembersDefense):
+class EnsembleAT(TrainedUnderAttack, MembersDefense):
     """An ensemble trained on its own adversarial examples."""
 
     Params = EnsembleATParams
-    uses_threat = True
-    revisions = STEEPEST_REVISIONS
     source = "Yang et al. 2020, arXiv:2009.14720"
 
     def fit(self, context: FitContext) -> Target:

@@ -14,7 +14,7 @@ slope, noise and optimiser (Adam at 0.001) as in the evaluation by Yang et al. (
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -32,12 +32,13 @@ from robustkd.defenses.training.members import (
     first_members,
     input_gradients,
 )
+from robustkd.defenses.training.params import OptimiserParam
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget, EnsembleTarget
 
 
 class GALParams(MembersParams):
-    optimiser: Literal["sgd", "adam", "adamw"] = Field("adam", description="the update rule")
+    optimiser: OptimiserParam = "adam"
     coherence: float = Field(0.5, ge=0, description="lambda, the weight of the coherence")
     slope: float = Field(0.1, ge=0, lt=1, description="of the members' leaky ReLUs below 0; 0 leaves the ReLUs as they are")
     noise: float = Field(0.045, ge=0, description="deviation of the noise on half of the images, in pixel units")

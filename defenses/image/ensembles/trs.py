@@ -22,7 +22,7 @@ so that the loss does not depend on how many processes share it.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -39,6 +39,7 @@ from robustkd.defenses.training.members import (
     first_members,
     input_gradients,
 )
+from robustkd.defenses.training.params import EpochsParam, OptimiserParam
 from robustkd.lazy import torch
 from robustkd.targets import EnsembleTarget
 
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
 class TRSParams(MembersParams):
     milestone_fractions: ClassVar[tuple[float, ...]] = (1 / 3, 2 / 3)
 
-    epochs: int = Field(120, ge=1, description="passes over the training data")
-    optimiser: Literal["sgd", "adam", "adamw"] = Field("adam", description="the update rule")
+    epochs: EpochsParam = 120
+    optimiser: OptimiserParam = "adam"
     lambda_a: float = Field(10.0, ge=0, description="weight of the gradients' cosines")
     lambda_b: float = Field(10.0, ge=0, description="weight of the gradients' squared lengths")
     adversarial: bool = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 from typing_extensions import override
@@ -11,6 +11,7 @@ from typing_extensions import override
 from robustkd.contracts import Capabilities, Defense, FitContext, Target, TargetRef
 from robustkd.defenses.training import Recipe, TrainParams, train
 from robustkd.defenses.training.networks import seeded_init
+from robustkd.defenses.training.params import BatchSizeParam, OptimiserParam, WeightDecayParam
 from robustkd.targets import ImageTarget, PipelineTarget, TransformSpec, frozen
 
 
@@ -26,9 +27,9 @@ class TrainedInFrontParams(TrainParams):
     """The training of such a stage."""
 
     base: TargetRef = Field(description="the defense whose model is behind it")
-    batch_size: int = Field(64, ge=1, description="samples in each step")
-    optimiser: Literal["sgd", "adam", "adamw"] = Field("adam", description="the update rule")
-    weight_decay: float = Field(0.0, ge=0, description="L2 penalty (decoupled for adamw)")
+    batch_size: BatchSizeParam = 64
+    optimiser: OptimiserParam = "adam"
+    weight_decay: WeightDecayParam = 0.0
 
 
 class TrainedInFront(InFront):

@@ -14,13 +14,14 @@ losses and weights as in the authors' code, whose RMSProp and learning-rate deca
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from robustkd.contracts import FitContext, Target
 from robustkd.defenses.image.inputs.in_front import TrainedInFront, TrainedInFrontParams
 from robustkd.defenses.training import Minibatch, Recipe
+from robustkd.defenses.training.params import EpochsParam, LRParam, ScheduleParam
 from robustkd.lazy import F, torch
 
 if TYPE_CHECKING:
@@ -62,11 +63,9 @@ class LQVAEParams(TrainedInFrontParams):
     bits: int = Field(64, ge=1, description="bits that are left of an image")
     width: int = Field(64, ge=1, description="channels of the filter's first layer")
     threshold: float = Field(0.1, gt=0, description="tau: a bit is 1 where the latent lies within tau of 0")
-    epochs: int = Field(13, ge=1, description="passes over the training data")
-    lr: float | None = Field(3e-4, gt=0, description="learning rate at the start")
-    schedule: Literal["constant", "cosine", "steps"] = Field(
-        "constant", description="how the learning rate falls over the epochs"
-    )
+    epochs: EpochsParam = 13
+    lr: LRParam = 3e-4
+    schedule: ScheduleParam = "constant"
 
 
 class LQVAE(TrainedInFront):

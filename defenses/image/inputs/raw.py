@@ -12,13 +12,14 @@ Source: Zhang, Dong, Heide: All you need is RAW (ECCV 2022), arXiv:2112.09219. T
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from robustkd.contracts import FitContext, Target
 from robustkd.defenses.image.inputs.in_front import TrainedInFront, TrainedInFrontParams
 from robustkd.defenses.training import Minibatch, Recipe
+from robustkd.defenses.training.params import EpochsParam, LRParam, ScheduleParam
 from robustkd.lazy import F
 
 if TYPE_CHECKING:
@@ -40,11 +41,9 @@ class RawRecipe(Recipe):
 class RawDefenseParams(TrainedInFrontParams):
     alpha: float = Field(0.7, gt=0, le=1, description="weight of the learned development; the conventional one has the rest")
     width: int = Field(16, ge=1, description="channels of the network's hidden layers")
-    epochs: int = Field(10, ge=1, description="passes over the training data")
-    lr: float | None = Field(1e-3, gt=0, description="learning rate at the start")
-    schedule: Literal["constant", "cosine", "steps"] = Field(
-        "cosine", description="how the learning rate falls over the epochs"
-    )
+    epochs: EpochsParam = 10
+    lr: LRParam = 1e-3
+    schedule: ScheduleParam = "cosine"
 
 
 class RawDefense(TrainedInFront):

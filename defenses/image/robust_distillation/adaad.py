@@ -19,7 +19,7 @@ from pydantic import Field
 
 from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TeacherInner, TeacherRecipe, kl
 from robustkd.defenses.training.adversarial import KLReduction
-from robustkd.defenses.training.inner import InnerLoss, Start
+from robustkd.defenses.training.inner import InnerLoss, StartParam
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class AdaADInner(TeacherInner):
     """The inner maximisation with the paper's loss and start."""
 
-    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    start: StartParam = "noise"
     loss: InnerLoss = Field("kl-teacher-adv", description="what is climbed: cross entropy, or a divergence of outputs")
 
 

@@ -37,6 +37,7 @@ from robustkd.defenses.training import (
 from robustkd.defenses.training.adversarial import AWP, IGDM, KLReduction
 from robustkd.defenses.training.divergence import scaled
 from robustkd.defenses.training.gradient_matching import GradientMatchingParams
+from robustkd.defenses.training.params import WeightDecayParam
 from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 class AKD2Params(TrainParams):
     """Parameters of ``akd2``. The paper trains on CIFAR with ``augment: crop-flip``."""
 
-    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    weight_decay: WeightDecayParam = 2e-4
     teachers: MTARDTeachers = Field(description="the two that the student learns from, both on adversarial images")
     student: ModelName = Field(description="the student's architecture: a model plug-in")
     student_params: ModelParams = Field(default_factory=dict)

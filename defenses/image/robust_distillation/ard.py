@@ -18,6 +18,7 @@ from pydantic import Field
 
 from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TeacherRecipe, kl
 from robustkd.defenses.training.adversarial import KLReduction
+from robustkd.defenses.training.params import WeightDecayParam
 from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class ARDParams(RobustDistillationParams):
     """Parameters of ``ard``. The paper trains on CIFAR with ``augment: crop-flip``."""
 
-    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    weight_decay: WeightDecayParam = 2e-4
     temperature: float = Field(30.0, gt=0, description="tau, of teacher and student")
     alpha: float = Field(1.0, ge=0, le=1, description="weight of the soft labels; clean cross entropy gets the rest")
     kl_reduction: KLReduction = Field("batch-and-class", description="as the authors' code: KL / K; batch is the definition")

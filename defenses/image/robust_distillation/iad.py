@@ -28,6 +28,7 @@ from pydantic import Field
 from robustkd.defenses.image.robust_distillation.adaad import AdaADInner
 from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TeacherRecipe, kl
 from robustkd.defenses.training.divergence import scaled
+from robustkd.defenses.training.params import WeightDecayParam
 from robustkd.lazy import torch
 from robustkd.targets import ClassifierTarget
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 class IADParams(RobustDistillationParams):
     """Parameters of ``iad``. The paper trains on CIFAR with ``augment: crop-flip``."""
 
-    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    weight_decay: WeightDecayParam = 2e-4
     temperature: float = Field(1.0, gt=0, description="tau, of teacher and student in the first term")
     beta: float = Field(0.1, ge=0, description="exponent of the teacher's confidence in the label")
     introspect_from: float = Field(60 / 200, ge=0, le=1, description="share of the epochs before the second term sets in")

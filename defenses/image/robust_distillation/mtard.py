@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
-from robustkd.contracts import Defense, FitContext, ModelName, Params, Target, TargetRef, ThreatModel
+from robustkd.contracts import FitContext, ModelName, Params, Target, TargetRef, ThreatModel
 from robustkd.contracts.params import AddedLater, ModelParams
 from robustkd.defenses.training import (
     AdversarialRecipe,
@@ -35,6 +34,7 @@ from robustkd.defenses.training import (
     InnerMaximisation,
     Minibatch,
     Teacher,
+    TrainedUnderAttack,
     TrainParams,
     entropy,
     fresh_network,
@@ -44,7 +44,8 @@ from robustkd.defenses.training import (
 )
 from robustkd.defenses.training.adversarial import IGDM
 from robustkd.defenses.training.gradient_matching import GradientMatchingParams
-from robustkd.defenses.training.inner import Start
+from robustkd.defenses.training.inner import StartParam
+from robustkd.defenses.training.params import EpochsParam, WeightDecayParam
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class MTARDTeachers(Params):
 class MTARDInner(InnerMaximisation):
     """The inner maximisation with the paper's start."""
 
-    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    start: StartParam = "noise"
 
 
 class MTARDParams(TrainParams):
@@ -71,8 +72,8 @@ class MTARDParams(TrainParams):
 
     milestone_fractions: ClassVar[tuple[float, ...]] = (215 / 300, 260 / 300, 285 / 300)
 
-    epochs: int = Field(300, ge=1, description="passes over the training data")
-    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    epochs: EpochsParam = 300
+    weight_decay: WeightDecayParam = 2e-4
     teachers: MTARDTeachers = Field(description="the two that the student learns from")
     student: ModelName = Field(description="the student's architecture: a model plug-in")
     student_params: ModelParams = Field(default_factory=dict)
@@ -192,15 +193,13 @@ class MTARDRecipe(AdversarialRecipe):
             )
 
 
-class TwoTeacherDistillation(Defense):
+class TwoTeacherDistillation(TrainedUnderAttack):
     """A student of a clean and a robust teacher, both frozen.
 
     Attributes:
         recipe: the outer loss, made of both teachers, the inner maximisation, the threat model and the parameters.
     """
 
-    uses_threat = True
-    revisions = STEEPEST_REVISIONS
     recipe: ClassVar[Callable[..., AdversarialRecipe]]
 
     def fit(self, context: FitContext) -> Target:

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
-from robustkd.contracts import Defense, FitContext, ModelName, Target, ThreatModel
+from robustkd.contracts import FitContext, ModelName, Target, ThreatModel
 from robustkd.contracts.params import ModelParams
 from robustkd.defenses.training import (
     AdversarialRecipe,
@@ -33,6 +32,7 @@ from robustkd.defenses.training import (
     Minibatch,
     Teacher,
     TeacherInner,
+    TrainedUnderAttack,
     TrainParams,
     fresh_network,
     kl,
@@ -40,8 +40,9 @@ from robustkd.defenses.training import (
 )
 from robustkd.defenses.training.adversarial import AWP, KLReduction
 from robustkd.defenses.training.auxiliary import AuxiliaryNetwork
-from robustkd.defenses.training.inner import InnerLoss, Start
+from robustkd.defenses.training.inner import InnerLoss, StartParam
 from robustkd.defenses.training.optim import base_lr, optimiser
+from robustkd.defenses.training.params import EpochsParam, WeightDecayParam
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
 
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 class PeerAiDInner(TeacherInner):
     """The inner maximisation with the paper's loss and start; the peer is the teacher."""
 
-    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    start: StartParam = "noise"
     loss: InnerLoss = Field(
         "kl-teacher-clean", description="what is climbed: cross entropy, or a divergence of student and peer"
     )
@@ -63,8 +64,8 @@ class PeerAiDParams(TrainParams):
 
     milestone_fractions: ClassVar[tuple[float, ...]] = (214 / 300, 259 / 300, 284 / 300)
 
-    epochs: int = Field(300, ge=1, description="passes over the training data")
-    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    epochs: EpochsParam = 300
+    weight_decay: WeightDecayParam = 2e-4
     student: ModelName = Field(description="the student's architecture: a model plug-in")
     student_params: ModelParams = Field(default_factory=dict)
     peer: ModelName | None = Field(None, description="the peer's architecture; default the student's")
@@ -140,12 +141,10 @@ class PeerAiDRecipe(AdversarialRecipe):
         return sum(losses.values(), logits.new_zeros(())), losses
 
 
-class PeerAiD(Defense):
+class PeerAiD(TrainedUnderAttack):
     """A student of a peer that learns the student's adversarial examples along with it."""
 
     Params = PeerAiDParams
-    uses_threat = True
-    revisions = STEEPEST_REVISIONS
     source = "Jung et al. 2024 (CVPR), arXiv:2403.06668"
 
     def fit(self, context: FitContext) -> Target:

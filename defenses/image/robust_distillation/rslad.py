@@ -19,7 +19,8 @@ from pydantic import Field
 
 from robustkd.defenses.training import Minibatch, RobustDistillation, RobustDistillationParams, TeacherInner, TeacherRecipe, kl
 from robustkd.defenses.training.adversarial import KLReduction
-from robustkd.defenses.training.inner import InnerLoss, Start
+from robustkd.defenses.training.inner import InnerLoss, StartParam
+from robustkd.defenses.training.params import EpochsParam, WeightDecayParam
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class RSLADInner(TeacherInner):
     """The inner maximisation with the paper's loss and start."""
 
-    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    start: StartParam = "noise"
     loss: InnerLoss = Field("kl-teacher-clean", description="what is climbed: cross entropy, or a divergence of outputs")
 
 
@@ -38,8 +39,8 @@ class RSLADParams(RobustDistillationParams):
 
     milestone_fractions: ClassVar[tuple[float, ...]] = (215 / 300, 260 / 300, 285 / 300)
 
-    epochs: int = Field(300, ge=1, description="passes over the training data")
-    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    epochs: EpochsParam = 300
+    weight_decay: WeightDecayParam = 2e-4
     inner: RSLADInner = Field(default_factory=RSLADInner, description="the examples of the adversarial branch")
     weight: float = Field(5 / 6, ge=0, le=1, description="w of the adversarial branch; the clean one gets the rest")
     kl_reduction: KLReduction = Field("tenth", description="as the authors' code: KL / 10 on any data; batch is the definition")

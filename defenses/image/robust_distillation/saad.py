@@ -36,7 +36,8 @@ from robustkd.defenses.training import (
 from robustkd.defenses.training.adversarial import IGDM
 from robustkd.defenses.training.divergence import scaled
 from robustkd.defenses.training.gradient_matching import GradientMatchingParams
-from robustkd.defenses.training.inner import InnerLoss, Start
+from robustkd.defenses.training.inner import InnerLoss, StartParam
+from robustkd.defenses.training.params import WeightDecayParam
 from robustkd.lazy import torch
 from robustkd.targets import ClassifierTarget
 
@@ -47,14 +48,14 @@ if TYPE_CHECKING:
 class SAADInner(TeacherInner):
     """The inner maximisation with the paper's loss and start."""
 
-    start: Start = Field("noise", description="a uniform point of the ball, x plus noise 0.001 * N(0, 1), or x itself")
+    start: StartParam = "noise"
     loss: InnerLoss = Field("kl-teacher-linear", description="what is climbed: cross entropy, or a divergence of outputs")
 
 
 class SAADParams(RobustDistillationParams):
     """Parameters of ``saad``. The paper trains on CIFAR with ``augment: crop-flip``."""
 
-    weight_decay: float = Field(2e-4, ge=0, description="L2 penalty (decoupled for adamw)")
+    weight_decay: WeightDecayParam = 2e-4
     inner: SAADInner = Field(default_factory=SAADInner, description="the examples of the adversarial branch")
     igdm: GradientMatchingParams | None = Field(default_factory=GradientMatchingParams, description=IGDM)
     swa: float | None = Field(

@@ -21,13 +21,13 @@ Source: no paper: the parts' are named where they are. Learning rates and number
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from robustkd.attacks.text.engine.continuous import with_suffix
-from robustkd.contracts import Defense, FitContext, Modality, Prompts, TargetError, TargetRef
+from robustkd.contracts import FitContext, Prompts, TargetError, TargetRef
 from robustkd.contracts.json_value import JsonObject
 from robustkd.defenses.text.distillation.engine.divergences import DivergenceParams
 from robustkd.defenses.text.distillation.engine.domains import DomainParams, Domains, with_reference
@@ -36,6 +36,7 @@ from robustkd.defenses.text.distillation.engine.sources import Pool, SourceParam
 from robustkd.defenses.text.distillation.engine.token_sets import SinkhornParams
 from robustkd.defenses.text.random_suffix import RandomSuffix, RandomSuffixRate, RandomSuffixTokens
 from robustkd.defenses.text.small import SmallModelParams, small_network
+from robustkd.defenses.text.text_defense import TextDefense
 from robustkd.defenses.text.training import (
     Conversations,
     TextStepParams,
@@ -103,11 +104,10 @@ class LMDistilParams(TextStepParams):
         return self
 
 
-class LMDistil(Defense):
+class LMDistil(TextDefense):
     """A language model distilled from another defense's."""
 
     Params = LMDistilParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     source = "no paper: token-level and sequence-level distillation, by the parameters"
 
     def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:

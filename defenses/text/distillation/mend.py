@@ -22,15 +22,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 from typing_extensions import override
 
-from robustkd.contracts import Capabilities, DataError, Defense, FitContext, Modality, Prompts, TargetRef
+from robustkd.contracts import Capabilities, DataError, FitContext, Prompts, TargetRef
 from robustkd.contracts.prompts import Turn
 from robustkd.defenses.text.distillation.engine.domains import with_reference
+from robustkd.defenses.text.text_defense import TextDefense
 from robustkd.defenses.text.training import (
     Demonstrations,
     TextStepParams,
@@ -66,11 +67,10 @@ class MENDParams(TextStepParams):
     weight_ce: float = Field(1.0, ge=0, description="of the cross entropy of the answers themselves")
 
 
-class MEND(Defense):
+class MEND(TextDefense):
     """A language model that reads earlier turns as vectors."""
 
     Params = MENDParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     source = "Li et al. 2024, arXiv:2403.06914"
 
     @override

@@ -25,14 +25,15 @@ the best on labelled pairs, the threshold, and the sizes. Mutual distillation of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field, model_validator
 from typing_extensions import override
 
 from robustkd.attacks.image.engine.feature_losses import info_nce
-from robustkd.contracts import Capabilities, DataError, Defense, FitContext, Modality, Prompts
+from robustkd.contracts import Capabilities, DataError, FitContext, Prompts
+from robustkd.defenses.text.text_defense import TextDefense
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.seeding import derived_seed
 from robustkd.defenses.training.steps import StepParams, train_steps
@@ -77,11 +78,10 @@ class TransEncoderParams(StepParams):
         return self
 
 
-class TransEncoder(Defense):
+class TransEncoder(TextDefense):
     """A scorer of pairs of texts, which a judge can ask. It answers nothing."""
 
     Params = TransEncoderParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     source = "Liu et al. 2022, arXiv:2109.13059"
 
     @override

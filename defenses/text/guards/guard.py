@@ -11,14 +11,13 @@ from typing_extensions import override
 from robustkd.contracts import (
     BaseTarget,
     Capabilities,
-    Defense,
     FitContext,
     GenerativeTarget,
-    Modality,
     Params,
     Prompts,
     TargetRef,
 )
+from robustkd.defenses.text.text_defense import TextDefense
 from robustkd.targets.guarded import GuardedTarget
 
 
@@ -34,10 +33,9 @@ class ReadingGuardParams(GuardParams):
     reader: TargetRef | None = Field(None, description="the defense whose model the guard reads with; null: the guarded one")
 
 
-class Guard(Defense):
+class Guard(TextDefense):
     """A guard around another defense's model, local or served. A subclass names its ``target``."""
 
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     uses_data = False
     version = "2"  # 1 asked through the guard whether the model knows what is asked for
     target: ClassVar[type[GuardedTarget[Any]]]

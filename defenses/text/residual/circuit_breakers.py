@@ -19,12 +19,13 @@ turned away, which is ours.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.contracts import FitContext, Prompts
 from robustkd.contracts.json_value import JsonObject
+from robustkd.defenses.text.text_defense import TextDefense
 from robustkd.defenses.text.training import (
     Conversations,
     TuneParams,
@@ -53,11 +54,10 @@ class CircuitBreakersParams(TuneParams):
     broken: bool = Field(True, description="whether they are turned away at all; false: the control")
 
 
-class CircuitBreakers(Defense):
+class CircuitBreakers(TextDefense):
     """A language model whose streams leave their ways on harmful answers."""
 
     Params = CircuitBreakersParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
     source = "Zou et al. 2024, arXiv:2406.04313"
 
     def fit(self, context: FitContext[Prompts]) -> CausalLMTarget:

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import Field
 
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.diffusion.captioned_pictures import CaptionedPictures
 from robustkd.defenses.diffusion.erasing import partially_denoised
 from robustkd.defenses.diffusion.one_step.drawing import caption_draws, ddim, guided, in_one_step, in_steps, normal
 from robustkd.defenses.diffusion.one_step.score_distillation import DistillationParams
+from robustkd.defenses.diffusion.text_to_image_defense import TextToImageDefense
 from robustkd.defenses.training.steps import StepCounter, train_steps
 from robustkd.lazy import torch
 from robustkd.targets.text_encoders import Conditioning
@@ -41,11 +42,10 @@ class ConsistencyParams(DistillationParams):
     states: Literal["drawn", "data"] = Field("drawn", description="noised pictures: the teacher's drawings, or the data's")
 
 
-class ConsistencyDistillation(Defense):
+class ConsistencyDistillation(TextToImageDefense):
     """Distil the model into a generator that sees the same picture all along a drawing."""
 
     Params = ConsistencyParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "Song et al., Consistency models, ICML 2023, arXiv:2303.01469"
 
     def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:

@@ -21,14 +21,15 @@ last one for sigma_max.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from robustkd.contracts import Defense, FitContext, Modality, Prompts
+from robustkd.contracts import FitContext, Prompts
 from robustkd.defenses.diffusion.captioned_pictures import CaptionedPictures
 from robustkd.defenses.diffusion.one_step.drawing import in_one_step, normal
 from robustkd.defenses.diffusion.one_step.score_distillation import DistillationParams
+from robustkd.defenses.diffusion.text_to_image_defense import TextToImageDefense
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.steps import StepCounter, train_steps
 from robustkd.lazy import torch
@@ -55,11 +56,10 @@ class ICTParams(DistillationParams):
         return self
 
 
-class ICT(Defense):
+class ICT(TextToImageDefense):
     """A generator of one step by consistency training on the data, without a teacher."""
 
     Params = ICTParams
-    modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
     source = "Song and Dhariwal, Improved techniques for training consistency models, ICLR 2024, arXiv:2310.14189"
 
     def fit(self, context: FitContext[Prompts]) -> TextToImageTarget:

@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from robustkd.contracts import FitContext
 from robustkd.defenses.training import Minibatch, NetworkParams, OneNetwork, Prepared, Recipe
+from robustkd.defenses.training.params import EpochsParam
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 class PSKDParams(NetworkParams):
     """Parameters of ``ps-kd``. The paper trains on CIFAR with ``augment: crop-flip``."""
 
-    epochs: int = Field(300, ge=1, description="passes over the training data")
+    epochs: EpochsParam = 300
     alpha: float = Field(
         0.8, ge=0, le=1, description="weight of the own answer in the last epoch; it grows linearly up to there"
     )

@@ -20,7 +20,7 @@ Fashion-MNIST with a small network, 500 images cannot tell the two apart (docs/r
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -29,6 +29,7 @@ from robustkd.contracts.params import AddedLater
 from robustkd.defenses.training import Minibatch, NetworkParams, Recipe, fresh_network, kl, train
 from robustkd.defenses.training.auxiliary import AuxiliaryNetwork, with_auxiliary
 from robustkd.defenses.training.networks import seeded_init
+from robustkd.defenses.training.params import OptimiserParam, ScheduleParam, WeightDecayParam
 from robustkd.defenses.training.stages import Stage, probe, run_stages
 from robustkd.lazy import F, nn, torch
 from robustkd.targets import ClassifierTarget, frozen
@@ -39,11 +40,9 @@ if TYPE_CHECKING:
 
 
 class RandomTeacherParams(NetworkParams):
-    optimiser: Literal["sgd", "adam", "adamw"] = Field("adamw", description="the update rule")
-    weight_decay: float = Field(0.0, ge=0, description="L2 penalty (decoupled for adamw)")
-    schedule: Literal["constant", "cosine", "steps"] = Field(
-        "constant", description="how the learning rate falls over the epochs"
-    )
+    optimiser: OptimiserParam = "adamw"
+    weight_decay: WeightDecayParam = 0.0
+    schedule: ScheduleParam = "constant"
     teacher_temperature: float = Field(1.0, gt=0, description="tau_T")
     student_temperature: float = Field(1.0, gt=0, description="tau_S")
     probe_lr: float = Field(0.03, gt=0, description="learning rate of the probe (Adam)")

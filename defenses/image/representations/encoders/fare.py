@@ -23,13 +23,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
 from robustkd.attacks.image.engine.feature_losses import squared_distance
 from robustkd.contracts import FitContext, ModelName, Target
 from robustkd.contracts.params import ModelParams
 from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, without_classes
 from robustkd.defenses.image.representations.encoders.towers import FromEncoderParams, fresh_student, frozen_towers, tuned_copy
-from robustkd.defenses.training import Adversary, Minibatch, Recipe, Teacher, train
+from robustkd.defenses.training import Adversary, Minibatch, Recipe, Teacher, TrainedUnderAttack, train
 from robustkd.defenses.training.inner import InnerSteps
 from robustkd.targets import ClassifierTarget, frozen
 from robustkd.targets.encoder import EncoderTarget
@@ -72,12 +71,10 @@ class FARERecipe(Recipe[ClassifierTarget]):
         return squared_distance(encoder(x), wanted).mean(), {}
 
 
-class FARE(HeldOutDefense):
+class FARE(TrainedUnderAttack, HeldOutDefense):
     """An encoder whose features an attack moves little."""
 
     Params = FAREParams
-    uses_threat = True
-    revisions = STEEPEST_REVISIONS
     source = "Schlarmann et al. 2024, arXiv:2402.12336"
 
     def fit(self, context: FitContext) -> Target:

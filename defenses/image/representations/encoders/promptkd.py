@@ -26,6 +26,7 @@ from robustkd.contracts import FitContext, Target
 from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, without_classes
 from robustkd.defenses.image.representations.encoders.towers import TowerStudentParams, fresh_student, frozen_towers
 from robustkd.defenses.training import DistillationRecipe, Minibatch, kl, train
+from robustkd.defenses.training.params import BatchSizeParam, EpochsParam, LRParam, ScheduleParam
 from robustkd.targets import ClassifierTarget
 
 if TYPE_CHECKING:
@@ -33,12 +34,10 @@ if TYPE_CHECKING:
 
 
 class PromptKDParams(TowerStudentParams):
-    epochs: int = Field(20, ge=1, description="passes over the training data")
-    batch_size: int = Field(8, ge=1, description="samples in each step")
-    lr: float | None = Field(0.005, gt=0, description="learning rate at the start")
-    schedule: Literal["constant", "cosine", "steps"] = Field(
-        "cosine", description="how the learning rate falls over the epochs"
-    )
+    epochs: EpochsParam = 20
+    batch_size: BatchSizeParam = 8
+    lr: LRParam = 0.005
+    schedule: ScheduleParam = "cosine"
     selection: Literal["best", "weighted", "last"] = Field(
         "last", description="which epoch is deployed; the last, since the others need labels of validation images"
     )

@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustkd.attacks.image.engine.ball import STEEPEST_REVISIONS
 from robustkd.contracts import FitContext, Target
 from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, without_classes
 from robustkd.defenses.image.representations.encoders.towers import FromEncoderParams, tuned_copy, two_towers
-from robustkd.defenses.training import Adversary, Minibatch, Recipe, train
+from robustkd.defenses.training import Adversary, Minibatch, Recipe, TrainedUnderAttack, train
 from robustkd.defenses.training.inner import InnerSteps
 from robustkd.lazy import F
 from robustkd.targets import ClassifierTarget
@@ -53,12 +52,10 @@ class TeCoARecipe(Recipe[ClassifierTarget]):
         return F.cross_entropy(target(x), batch.y), {}
 
 
-class TeCoA(HeldOutDefense):
+class TeCoA(TrainedUnderAttack, HeldOutDefense):
     """An encoder tuned on adversarial examples against its texts."""
 
     Params = TeCoAParams
-    uses_threat = True
-    revisions = STEEPEST_REVISIONS
     source = "Mao et al. 2023, arXiv:2212.07016"
 
     def fit(self, context: FitContext) -> Target:

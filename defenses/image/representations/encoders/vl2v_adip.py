@@ -32,6 +32,7 @@ from robustkd.defenses.image.representations.encoders.towers import ENCODER, fro
 from robustkd.defenses.training import Minibatch, Recipe, Teacher, train
 from robustkd.defenses.training.networks import seeded_init
 from robustkd.defenses.training.networks import teacher as finished
+from robustkd.defenses.training.params import OptimiserParam
 from robustkd.lazy import F, nn
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.activations import last_linear
@@ -45,7 +46,7 @@ Stage = Literal["align", "distil"]
 
 
 class VL2VADiPParams(HeldOutParams):
-    optimiser: Literal["sgd", "adam", "adamw"] = Field("adam", description="the update rule")
+    optimiser: OptimiserParam = "adam"
     teacher: TargetRef = Field(description=ENCODER)
     backbone: TargetRef = Field(description="the trained classifier whose features are aligned; it is left as it is")
     lam: float = Field(0.5, ge=0, le=1, description="l, weight of the teacher's image features; its texts get the rest")

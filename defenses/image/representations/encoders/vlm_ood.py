@@ -30,6 +30,7 @@ from robustkd.defenses.image.representations.encoders.class_texts import text_po
 from robustkd.defenses.image.representations.encoders.held_out import HeldOutDefense, without_classes
 from robustkd.defenses.image.representations.encoders.towers import TowerStudentParams, fresh_student, frozen_towers
 from robustkd.defenses.training import DistillationRecipe, Minibatch, Teacher, train
+from robustkd.defenses.training.params import EpochsParam
 from robustkd.lazy import F, torch
 from robustkd.targets import ClassifierTarget
 from robustkd.targets.encoder import EncoderTarget
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 class VLMOODParams(TowerStudentParams):
     milestone_fractions: ClassVar[tuple[float, ...]] = (1 / 3, 2 / 3)
 
-    epochs: int = Field(90, ge=1, description="passes over the training data")
+    epochs: EpochsParam = 90
     tau: float = Field(TEMPERATURE, gt=0, description="temperature of all terms")
     w_cls: float = Field(1.0, ge=0, description="weight of the labels' texts")
     w_mse: float = Field(1.0, ge=0, description="weight of the teacher's features, where it is right")
