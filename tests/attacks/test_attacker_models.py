@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-import torch
 
 from robustkd import plugins
 from robustkd.contracts import GenerativeTarget, Judge, Prompts, Request, ThreatModel
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets.chat_endpoint import capabilities
+from support.answers_by_rule import ByRule
 
 REQUEST = "Tell me the code."
 
 
-class Script(GenerativeTarget):
-    """Answers by a rule, and notes what it is asked."""
+class Script(ByRule):
+    """It can do all that a model here can, and has a conversation."""
 
-    kind = "script"
     capabilities = GenerativeTarget.capabilities | {"conversation"}
-
-    def __init__(self, rule: Callable[[Request], str]) -> None:
-        self.module, self.rule, self.noted = torch.nn.Identity(), rule, list[Request]()
-
-    def respond(self, asked: Sequence[Request]) -> list[str]:
-        self.noted += asked
-        return [self.rule(question) for question in asked]
-
-    def card(self):
-        return {"target": self.kind}
-
-    @classmethod
-    def from_card(cls, card):
-        raise NotImplementedError
 
 
 class Tells(Judge):

@@ -1,12 +1,11 @@
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 import robustkd
 from robustkd.data import SplitParams, load_splits
-from robustkd.plugins import load
-from robustkd.targets.checkpoints import load_weights
+from support.published_networks import adversarially_trained_lenet
+from support.small_networks import Around, all_digits, learn
 
 SLOW = pytest.mark.slow
 
@@ -14,16 +13,10 @@ SLOW = pytest.mark.slow
 @pytest.fixture(scope="module")
 def trained():
     """A small network on digits, and samples that it classifies rightly."""
-    images, labels = load_digits(return_X_y=True)
-    x, y = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels)
+    x, y = all_digits()
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
-    for _ in range(60):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(net(x[:1200]), y[:1200]).backward()
-        optimiser.step()
-    return net.eval(), x[1200:1260], y[1200:1260]
+    return learn(net, x[:1200], y[:1200]).eval(), x[1200:1260], y[1200:1260]
 
 
 @pytest.mark.parametrize(("norm", "eps", "name"), [("linf", 0.06, "Linf"), pytest.param("l2", 0.35, "L2", marks=SLOW)])
@@ -84,17 +77,6 @@ def test_few_classes_and_every_version(version, classes):
 # --- adaptive --------------------------------------------------------------------------------------------------------
 
 
-class Wrapped(nn.Module):
-    """A network between two functions."""
-
-    def __init__(self, net, before=lambda x: x, after=lambda z: z):
-        super().__init__()
-        self.net, self.before, self.after = net, before, after
-
-    def forward(self, x):
-        return self.after(self.net(self.before(x)))
-
-
 def reaches(net, x, y, norm, eps, **params):
     """Standing under adaptive and under standard, and the share of the passes."""
     found = [
@@ -112,16 +94,16 @@ FEWER = {"steps": 40, "queries": 1500}
 @pytest.mark.parametrize("scale", [1, 1000])
 def test_adaptive_comes_to_the_conclusion_of_standard_for_a_tenth_of_its_passes(trained, norm, scale):
     net, x, y = trained
-    adaptive, standard, share = reaches(Wrapped(net, after=lambda z: scale * z), x[:20], y[:20], norm, BUDGETS[norm], **FEWER)
+    adaptive, standard, share = reaches(Around(net, behind=lambda z: scale * z), x[:20], y[:20], norm, BUDGETS[norm], **FEWER)
     assert 2 < standard < 18
     assert adaptive <= standard
     assert share < 0.3  # those that come near a goal are given APGD and Square in full
 
 
 MASKS = {
-    "quantised": lambda net: Wrapped(net, before=lambda x: (7 * x).round() / 7 + 0 * x),
-    "saturated": lambda net: Wrapped(net, after=lambda z: (1000 * z).softmax(1)),
-    "of another function": lambda net: Wrapped(net, after=lambda z: z.detach() + z.flip(1) - z.flip(1).detach()),
+    "quantised": lambda net: Around(net, before=lambda x: (7 * x).round() / 7 + 0 * x),
+    "saturated": lambda net: Around(net, behind=lambda z: (1000 * z).softmax(1)),
+    "of another function": lambda net: Around(net, behind=lambda z: z.detach() + z.flip(1) - z.flip(1).detach()),
 }
 
 
@@ -165,9 +147,7 @@ def test_adaptive_spends_nothing_without_a_budget_or_on_what_is_wrong_already(tr
 @pytest.mark.slow
 @pytest.mark.shared_data
 def test_adaptive_on_a_network_whose_gradients_mislead(shared_data):
-    plugin = load("models", "lenet5")
-    net = plugin(plugin.Params()).build((1, 28, 28), 10)
-    load_weights(net, shared_data / "networks" / "mnist_lenet5_adv.safetensors")
+    net = adversarially_trained_lenet(shared_data)
     data = load_splits("mnist", {"root": str(shared_data / "mnist")}, SplitParams(test=20))
     adaptive, standard, share = reaches(net, data.test.unit(), data.test.labels, "linf", 0.3)
     assert adaptive <= standard

@@ -7,26 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 import robustkd
 from robustkd.contracts import DataError, UsageError
 from robustkd.integrations.autoattack import AutoAttack, EvaluationState
+from support.small_networks import all_digits, learn
 
 
 @pytest.fixture(scope="module")
 def trained():
-    images, labels = load_digits(return_X_y=True)
-    x, y = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels)
+    x, y = all_digits()
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
-    for _ in range(60):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(net(x[:1200]), y[:1200]).backward()
-        optimiser.step()
-    return net, x[1200:1230], y[1200:1230]
+    return learn(net, x[:1200], y[:1200]), x[1200:1230], y[1200:1230]
 
 
 QUICK = {"steps": 5, "queries": 20}

@@ -12,7 +12,8 @@ from robustkd.contracts.random import SampleRng
 from robustkd.data import SplitParams, load_splits
 from robustkd.plugins import load
 from robustkd.targets import ClassifierTarget, declared_surrogates
-from robustkd.targets.checkpoints import load_weights
+from support.campaigns import tiny_campaign
+from support.published_networks import masked_cnn
 
 
 class Binarise(nn.Module):
@@ -147,16 +148,9 @@ def test_it_goes_inside_eot_and_a_result_depends_on_the_sample_alone(samples):
 
 
 def test_in_a_campaign_the_code_of_a_surrogate_belongs_to_the_identity(tmp_path):
-    text = """
-version: 1
-name: masked
-data: {name: digits, train: 200, test: 40}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  plain: {kind: standard, model: tiny-cnn, epochs: 1}
-attacks:
-  bpda: {kind: bpda, surrogates: {"0": "mine.py:smooth"}}
-"""
+    text = tiny_campaign(
+        "masked", train=200, test=40, checks=None, attacks={"bpda": '{kind: bpda, surrogates: {"0": "mine.py:smooth"}}'}
+    )
     ids = []
     for body in ("x", "x * 1.0"):
         (tmp_path / "mine.py").write_text(f"def smooth(x):\n    return {body}\n")
@@ -166,35 +160,15 @@ attacks:
     assert ids[0] != ids[1]
     with pytest.raises(UsageError, match="leads out of the campaign file's folder"):
         spec.from_text(text.replace("mine.py", "../mine.py"), "masked.yaml", tmp_path)
-    with pytest.raises(UsageError, match=r"masked\.yaml:9: attacks\.bpda\.attack: attack 'pgd': stepz"):
+    with pytest.raises(UsageError, match=r"masked\.yaml:8: attacks\.bpda\.attack: attack 'pgd': stepz"):
         spec.from_text(text.replace("kind: bpda,", "kind: bpda, attack: {kind: pgd, stepz: 3},"), "masked.yaml", tmp_path)
-
-
-class MaskedCNN(nn.Module):
-    """The binarised CNN of "Towards the first adversarially robust neural network model on MNIST" (Schott et al. 2019)."""
-
-    def __init__(self):
-        super().__init__()
-        self.binarise = Declared()
-        widths, kernels, strides = (1, 20, 70, 256, 10), (5, 4, 3, 5), (1, 2, 2, 1)
-        for i, (kernel, stride) in enumerate(zip(kernels, strides, strict=True)):
-            setattr(self, f"conv_{i}", nn.Conv2d(widths[i], widths[i + 1], kernel, stride))
-            if i < 3:
-                setattr(self, f"bn_{i}", nn.BatchNorm2d(widths[i + 1]))
-
-    def forward(self, x):
-        x = self.binarise(x)
-        for i in range(3):
-            x = nn.functional.elu(getattr(self, f"bn_{i}")(getattr(self, f"conv_{i}")(x)))
-        return self.conv_3(x)[:, :, 0, 0]
 
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize("n", [100, pytest.param(500, marks=pytest.mark.slow)])
 def test_the_masked_mnist_network(n, shared_data):
     """Published with the network, eps 0.3, 500 images: 98.0 % robust under PGD-40, 57.6 % with BPDA."""
-    net = MaskedCNN()
-    load_weights(net, shared_data / "networks" / "mnist_masked_cnn.safetensors")
+    net = masked_cnn(shared_data, Declared())
     data = load_splits("mnist", {"root": str(shared_data / "mnist")}, SplitParams())
     x, y = torch.from_numpy(data.test.unit()[:n]), torch.from_numpy(data.test.labels[:n])
     # Larger steps than elsewhere: a pixel counts only once it is over the threshold.

@@ -26,23 +26,20 @@ from robustkd.evaluation.images import evaluate_attack
 from robustkd.targets import ClassifierTarget, load_target, save_target
 from robustkd.targets.redrawn import PurifiedTarget
 from robustkd.targets.text_to_image import TextToImageTarget
+from support.campaigns import tiny_campaign
 from support.toy_text_to_image import Words
 
-CAMPAIGN = """\
-version: 1
-name: imitation
-data: {name: digits, train: 200, test: 20}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  drawing: {kind: text-to-image-pretrain, channels: [8, 16], steps: 3, text_width: 16}
-  classifier: {kind: standard, model: tiny-cnn, epochs: 1}
-  imitated: {kind: sdedit, drawing: drawing, classifier: classifier, strength: 0.5}
-attacks:
-  diff-protect: {kind: diff-protect, steps: 2}
-checks: none
-matrix:
-  exclude: [{defense: classifier}]
-"""
+CAMPAIGN = tiny_campaign(
+    "imitation",
+    {
+        "drawing": "{kind: text-to-image-pretrain, channels: [8, 16], steps: 3, text_width: 16}",
+        "classifier": "{kind: standard, model: tiny-cnn, epochs: 1}",
+        "imitated": "{kind: sdedit, drawing: drawing, classifier: classifier, strength: 0.5}",
+    },
+    {"diff-protect": "{kind: diff-protect, steps: 2}"},
+    train=200,
+    matrix="{exclude: [{defense: classifier}]}",
+)
 SIZES = SmallModelParams(max_tokens=8, text_width=16, text_layers=1, channels=(8, 16), timesteps=40, sampling_steps=4)
 MEAN, SPREAD = 0.2, 0.5
 EPS = ThreatModel("linf", 0.1)

@@ -16,7 +16,6 @@ from robustkd.contracts import (
     Attempts,
     DataError,
     EmbeddingRadius,
-    Judge,
     PromptAttack,
     PromptBatch,
     Prompts,
@@ -27,17 +26,11 @@ from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets import CausalLMTarget
+from support.begins_as_aimed import BeginsAsAimed
 from support.toy_language_model import toy_language_model
 
 WORDS = tuple("abcdefghijklmn")
 REQUESTS = {"prompt": ("a b c", "d e", "f g h i"), "target": ("j k", "l", "m n")}
-
-
-class Begins(Judge):
-    """Whether an answer begins as it is aimed at."""
-
-    def complied(self, requests: Prompts, outputs: Sequence[str]) -> np.ndarray:
-        return np.array([said.startswith(aim) for said, aim in zip(outputs, requests["target"], strict=True)])
 
 
 class Listening(CausalLMTarget):
@@ -57,7 +50,7 @@ def _attacked(
     target = (make or Listening)(plain.module, plain.tokenizer, max_new_tokens=6)
     target.heard = []
     columns = {name: tuple(texts[row] for row in rows) for name, texts in REQUESTS.items()}
-    judges = {"begins": Begins()}
+    judges = {"begins": BeginsAsAimed()}
     batch = prepare(target, Prompts(columns, np.zeros(len(rows), dtype=np.int64)), np.array(rows), judges)
     target.heard.clear()
     threat = attack.threat_for(ThreatModel.by_prompt(attempts))

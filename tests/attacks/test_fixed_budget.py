@@ -24,6 +24,7 @@ from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget
 from robustkd.transforms.resize_pad import shrunk
 from support.counted_network import CountedNetwork
+from support.small_networks import convolutional, noise_with_labels
 
 EPS = {"linf": 0.05, "l2": 0.4, "l1": 2.0}
 CHEAP = {
@@ -56,18 +57,12 @@ def target_of(net, classes=10, shape=(1, 8, 8)):
 
 @pytest.fixture(scope="module")
 def net():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 10)).eval()
+    return convolutional()
 
 
 @pytest.fixture(scope="module")
 def batch(net):
-    torch.manual_seed(1)
-    x = torch.rand(24, 1, 8, 8)
-    with torch.no_grad():
-        y = net(x).argmax(1)
-    y[:3] = (y[:3] + 1) % 10  # misclassified as they come
-    return Batch(x, y, torch.arange(100, 124))
+    return Batch(*noise_with_labels(net, 24, wrong=3), torch.arange(100, 124))
 
 
 # --- what must hold for every attack ---------------------------------------------------------------------------------

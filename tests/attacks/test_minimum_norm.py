@@ -14,8 +14,8 @@ from robustkd.data import SplitParams, load_splits
 from robustkd.plugins import load
 from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget
-from robustkd.targets.checkpoints import load_weights
 from support.counted_network import CountedNetwork
+from support.published_networks import adversarially_trained_lenet
 
 CASES = [
     ("cw-l2", "l2", {"steps": 30, "binary_steps": 3}),
@@ -145,8 +145,7 @@ def test_a_search_that_rises_for_once_may_go_on(looks, ended_at):
 @pytest.mark.slow
 @pytest.mark.shared_data
 def test_giving_up_early_costs_little_where_gradients_mislead(shared_data):
-    net = load("models", "lenet5")(load("models", "lenet5").Params()).build((1, 28, 28), 10)
-    load_weights(net, shared_data / "networks" / "mnist_lenet5_adv.safetensors")
+    net = adversarially_trained_lenet(shared_data)
     test = load_splits("mnist", {"root": str(shared_data / "mnist")}, SplitParams(test=8)).test
     far = [
         robustkd.attack("ead", net, test.unit(), test.labels, norm="l1", eps=1.0, steps=100, binary_steps=6, abort_early=early)

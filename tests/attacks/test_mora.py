@@ -13,6 +13,7 @@ from robustkd.plugins import load
 from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget, EnsembleTarget, PipelineTarget, TransformSpec
 from support.counted_network import CountedNetwork
+from support.small_networks import learn
 
 
 def test_a_weight_is_the_slope_of_the_ensembles_margin_in_the_members_logit():
@@ -102,11 +103,7 @@ def trained(seed, data, scale):
     torch.manual_seed(seed)
     x, y = torch.from_numpy(data.train.unit()), torch.from_numpy(data.train.labels)
     net = nn.Sequential(Part(), nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
-    optimiser = torch.optim.Adam(net.parameters(), 0.01)
-    for _ in range(60):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(net(x), y).backward()
-        optimiser.step()
+    learn(net, x, y)
     for parameter in net[4].parameters():
         parameter.data *= scale
     return ClassifierTarget(net.eval(), num_classes=10, input_shape=(1, 8, 8))

@@ -15,24 +15,19 @@ from robustkd.contracts import Batch, TargetError, UsageError
 from robustkd.contracts.random import SampleRng
 from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget
+from support.small_networks import convolutional, noise_with_labels
 
 NORMS = {"linf": 0.05, "l2": 0.3, "l1": 1.0}
 
 
 @pytest.fixture(scope="module")
 def net():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 10)).eval()
+    return convolutional()
 
 
 @pytest.fixture(scope="module")
 def data(net):
-    torch.manual_seed(1)
-    x = torch.rand(40, 1, 8, 8)
-    with torch.no_grad():
-        y = net(x).argmax(1)
-    y[:5] = (y[:5] + 1) % 10  # five samples that are misclassified as they come
-    return x, y
+    return noise_with_labels(net, 40, wrong=5)
 
 
 def last_iterate(net, x, y, *, norm, eps, size, steps):

@@ -5,17 +5,14 @@ import torch
 
 import robustkd
 from robustkd.data import SplitParams, load_splits
-from robustkd.plugins import load
-from robustkd.targets.checkpoints import load_weights
+from support.published_networks import adversarially_trained_lenet
 
 
 @pytest.mark.slow
 @pytest.mark.shared_data
 def test_pgd_on_the_adversarially_trained_lenet(shared_data):
     """LinfPGD, eps 0.3, 40 steps of 0.01, no random start, 10,000 images: 6.8 % attack success (published with the network)."""
-    plugin = load("models", "lenet5")
-    net = plugin(plugin.Params()).build((1, 28, 28), 10)
-    load_weights(net, shared_data / "networks" / "mnist_lenet5_adv.safetensors")
+    net = adversarially_trained_lenet(shared_data)
     data = load_splits("mnist", {"root": str(shared_data / "mnist")}, SplitParams())
     found = robustkd.attack(
         "pgd", net, data.test.unit(), data.test.labels, eps=0.3, steps=40, step_size=0.01, random_start=False, batch_size=500

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from robustkd import plugins
 from robustkd.attacks.text.engine.descent import merge_swaps
@@ -29,6 +29,7 @@ from robustkd.contracts import (
 from robustkd.contracts.random import SampleRng
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets import CausalLMTarget, ClassifierTarget
+from support.toy_language_model import random_llama
 
 WORDS = ["what", "is", "the", "code", "of", "gold", "iron", "vault", "?", "a", "b", "c", "d", "e", "f", "no", "tell", "me"]
 CHAT = (
@@ -74,18 +75,9 @@ def pieces():
 
 def lm(tokenizer=None, seed=0, layers=1):
     tokenizer = tokenizer or words()
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        max_position_embeddings=128,
-        eos_token_id=tokenizer.eos_token_id,
-        initializer_range=0.4,
-    )
-    return CausalLMTarget(LlamaForCausalLM(config).eval(), tokenizer, max_new_tokens=3)
+    size = {"num_hidden_layers": layers, "max_position_embeddings": 128}
+    model = random_llama(tokenizer, seed, tie_word_embeddings=False, initializer_range=0.4, **size)
+    return CausalLMTarget(model, tokenizer, max_new_tokens=3)
 
 
 class Noted(Attempts):

@@ -14,6 +14,7 @@ from robustkd.contracts.random import SampleRng
 from robustkd.plugins import load
 from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget
+from support.campaigns import tiny_campaign
 from support.counted_network import CountedNetwork
 
 EPS = 0.1
@@ -121,19 +122,21 @@ def test_mistakes_are_named(samples):
         robustkd.attack("transfer", linear(0), x, y, surrogates=["other"], attacks=[{"kind": "pgd", "stepz": 1}])
 
 
-CAMPAIGN = """
-version: 1
-name: transfer
-data: {name: digits, train: 600, test: 80}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  victim: {kind: standard, model: tiny-cnn, epochs: 8}
-  helper: {kind: standard, model: tiny-cnn, epochs: 8, replica: 1}
-attacks:
-  pgd: {kind: pgd}
-  transfer: {kind: transfer, surrogates: [helper], attacks: [{kind: mi-fgsm, steps: 10}, {kind: eot, attack: pgd, samples: 1}]}
-matrix: {exclude: [{defense: helper}]}
-"""
+CAMPAIGN = tiny_campaign(
+    "transfer",
+    {
+        "victim": "{kind: standard, model: tiny-cnn, epochs: 8}",
+        "helper": "{kind: standard, model: tiny-cnn, epochs: 8, replica: 1}",
+    },
+    {
+        "pgd": "{kind: pgd}",
+        "transfer": "{kind: transfer, surrogates: [helper], attacks: [{kind: mi-fgsm, steps: 10}, {kind: eot, attack: pgd, samples: 1}]}",
+    },
+    train=600,
+    test=80,
+    checks=None,
+    matrix="{exclude: [{defense: helper}]}",
+)
 
 
 def campaign(tmp_path, text=CAMPAIGN):

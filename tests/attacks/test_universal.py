@@ -20,6 +20,8 @@ from robustkd.data import SplitParams, load_splits
 from robustkd.plugins import load
 from robustkd.scoring.distances import distance
 from robustkd.targets import ClassifierTarget
+from support.campaigns import tiny_campaign
+from support.small_networks import learn
 
 
 def fitted(net, data, threat, seed=0, **params):
@@ -54,12 +56,7 @@ def digits():
     splits = load_splits("digits", {}, SplitParams(train=800, test=200))
     x, y = torch.from_numpy(splits.train.unit()), torch.from_numpy(splits.train.labels)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    optimiser = torch.optim.Adam(net.parameters(), 0.01)
-    for _ in range(100):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(net(x), y).backward()
-        optimiser.step()
-    return net.eval(), splits
+    return learn(net, x, y, steps=100).eval(), splits
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.2), ("l2", 1.2)])
@@ -94,18 +91,14 @@ def test_without_training_data_it_says_so(digits):
         load("attacks", "universal")().run(target, Batch(x, y, torch.arange(4)), ThreatModel(), SampleRng(0, torch.arange(4)))
 
 
-CAMPAIGN = """
-version: 1
-name: universal
-data: {name: digits, train: 500, test: 60}
-threat: {norm: linf, eps: 0.2, curve: [0.1]}
-defenses:
-  plain: {kind: standard, model: tiny-cnn, epochs: 8}
-attacks:
-  universal: {kind: universal}
-  through-eot: {kind: eot, attack: {kind: universal, epochs: 2}, samples: 1}
-checks: none
-"""
+CAMPAIGN = tiny_campaign(
+    "universal",
+    {"plain": "{kind: standard, model: tiny-cnn, epochs: 8}"},
+    {"universal": "{kind: universal}", "through-eot": "{kind: eot, attack: {kind: universal, epochs: 2}, samples: 1}"},
+    train=500,
+    test=60,
+    threat="{norm: linf, eps: 0.2, curve: [0.1]}",
+)
 
 
 def test_in_a_campaign_it_learns_from_the_training_part(tmp_path):

@@ -19,7 +19,6 @@ from robustkd.contracts import (
     Attempts,
     DataError,
     FitContext,
-    Judge,
     PromptAttack,
     PromptBatch,
     Prompts,
@@ -35,6 +34,7 @@ from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets import CausalLMTarget
 from robustkd.targets.residual_streams import streams
+from support.begins_as_aimed import BeginsAsAimed
 from support.toy_language_model import toy_language_model
 
 WORDS = (*"abcdefghijklmnop", "sorry", "no")
@@ -59,15 +59,6 @@ def _prompts(rows: Sequence[tuple[str, str, str]]) -> Prompts:
     return Prompts(columns, np.zeros(len(rows), dtype=np.int64))
 
 
-class BeginsWith(Judge):
-    """It complied when the answer begins as wanted."""
-
-    name = "begins"
-
-    def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray:
-        return np.array([said.startswith(begin) for said, begin in zip(outputs, requests["target"], strict=True)])
-
-
 @pytest.fixture(scope="module")
 def refusing(tmp_path_factory: pytest.TempPathFactory) -> CausalLMTarget:
     """A model that learnt to refuse, and refuses what is attacked."""
@@ -82,7 +73,7 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> CausalLMTarget:
 
 
 def attacked(target: Any, attack: PromptAttack, attempts: int = 4, train: Prompts | None = None) -> Evaluation[PromptOutcome]:
-    judges = {"begins": BeginsWith()}
+    judges = {"begins": BeginsAsAimed()}
     batch = prepare(target, _prompts(ATTACKED), np.arange(2), judges)
     threat = attack.threat_for(ThreatModel.by_prompt(attempts))
     return evaluate_prompt_attack(target, attack, batch, threat, judges, fit_data=_prompts(TRAIN) if train is None else train)

@@ -14,20 +14,22 @@ from pathlib import Path
 
 import pytest
 
+from support.campaigns import tiny_campaign
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-CAMPAIGN = """
-version: 1
-name: dashboard
-data: {name: digits, train: 300, test: 40}
-threat: {norm: linf, eps: 0.1, curve: [0.05]}
-defenses:
-  pgd-at:   {kind: pgd-at, model: tiny-cnn, epochs: 8, inner: {steps: 2}}
-  standard: {kind: standard, model: tiny-cnn, epochs: 8}
-attacks:
-  fgsm: {kind: fgsm}
-  pgd:  {kind: pgd, steps: 5}
-"""
+CAMPAIGN = tiny_campaign(
+    "dashboard",
+    {
+        "pgd-at": "{kind: pgd-at, model: tiny-cnn, epochs: 8, inner: {steps: 2}}",
+        "standard": "{kind: standard, model: tiny-cnn, epochs: 8}",
+    },
+    {"fgsm": "{kind: fgsm}", "pgd": "{kind: pgd, steps: 5}"},
+    train=300,
+    test=40,
+    threat="{norm: linf, eps: 0.1, curve: [0.05]}",
+    checks=None,
+)
 PATIENCE = 240
 """Seconds that a server may take on a busy machine."""
 

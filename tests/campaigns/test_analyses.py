@@ -21,25 +21,20 @@ from robustkd.reporting import write_report
 from robustkd.scoring.results import Results
 from robustkd.targets import ClassifierTarget, EnsembleTarget
 from robustkd.tracking.records import TrackedCampaign, defense_record
+from support.campaigns import tiny_campaign
 
-TEXT = """\
-version: 1
-name: analysed
-data: {name: digits, train: 300, test: 60}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  one: {kind: standard, model: tiny-cnn, epochs: 6, optimiser: adam, lr: 0.01}
-  two: {kind: standard, model: tiny-cnn, epochs: 6, optimiser: adam, lr: 0.01, replica: 1}
-  both: {kind: ensemble, members: [one, two]}
-attacks:
-  fgsm: {kind: fgsm}
-checks: none
+DEFENSES = {
+    "one": "{kind: standard, model: tiny-cnn, epochs: 6, optimiser: adam, lr: 0.01}",
+    "two": "{kind: standard, model: tiny-cnn, epochs: 6, optimiser: adam, lr: 0.01, replica: 1}",
+    "both": "{kind: ensemble, members: [one, two]}",
+}
+ANALYSES = """\
 analyses:
   transfer: {kind: transferability, defenses: [both], steps: 5, restarts: 2}
   wider: {kind: transferability, defenses: [both], steps: 5, restarts: 2, eps: 0.3}
   diversity: {kind: diversity, defenses: [both], samples: 40, steps: 2}
-matrix: {exclude: [{defense: one}, {defense: two}]}
 """
+TEXT = tiny_campaign("analysed", DEFENSES, train=300, test=60, matrix="{exclude: [{defense: one}, {defense: two}]}") + ANALYSES
 
 
 class Log(Observer):

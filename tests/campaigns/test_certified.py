@@ -14,20 +14,11 @@ from robustkd.evaluation.images import TESTED
 from robustkd.reporting.summary import summary_rows
 from robustkd.scoring.results import Results
 from robustkd.targets import ClassifierTarget
+from support.campaigns import tiny_campaign
 
-TEXT = """\
-version: 1
-name: proved
-data: {name: digits, train: 300, test: 30}
-threat: {norm: linf, eps: 0.02}
-defenses:
-  one: {kind: standard, model: tiny-cnn, epochs: 6, optimiser: adam, lr: 0.01}
-attacks:
-  pgd: {kind: pgd, steps: 10}
-checks: none
-analyses:
-  proof: {kind: certified, defenses: [one]}
-"""
+ONE = {"one": "{kind: standard, model: tiny-cnn, epochs: 6, optimiser: adam, lr: 0.01}"}
+PLAIN = tiny_campaign("proved", ONE, {"pgd": "{kind: pgd, steps: 10}"}, train=300, test=30, eps=0.02)
+TEXT = PLAIN + "analyses: {proof: {kind: certified, defenses: [one]}}\n"
 
 
 def results_of(text, folder):
@@ -106,7 +97,7 @@ def test_the_bracket_is_in_the_results_the_table_and_the_report(tmp_path, capfd)
     assert row.exact
     assert row.certified == row.attacked
     assert "% exact" in (tmp_path / "out" / "report.md").read_text()
-    plain = results_of(TEXT[: TEXT.index("analyses:")], tmp_path)
+    plain = results_of(PLAIN, tmp_path)
     assert "bracket" not in plain.to_dict()["defenses"][0]
 
 
@@ -204,19 +195,15 @@ def test_a_targeted_attacker_only_has_to_be_kept_from_the_goal():
     assert robust(2, 0.11)
 
 
-SMOOTHED = """\
-version: 1
-name: smoothed
-data: {name: digits, train: 300, test: 12}
-threat: {norm: l2, eps: 0.2}
-defenses:
-  voting: {kind: randomised-smoothing, model: tiny-cnn, epochs: 8, optimiser: adam, lr: 0.01, sigma: 0.25, draws: 5}
-attacks:
-  eot: {kind: eot, samples: 2, attack: {kind: pgd, steps: 3}}
-checks: none
-analyses:
-  proof: {kind: certified, defenses: [voting], smoothing_draws: 1000}
-"""
+SMOOTHED = tiny_campaign(
+    "smoothed",
+    {"voting": "{kind: randomised-smoothing, model: tiny-cnn, epochs: 8, optimiser: adam, lr: 0.01, sigma: 0.25, draws: 5}"},
+    {"eot": "{kind: eot, samples: 2, attack: {kind: pgd, steps: 3}}"},
+    train=300,
+    test=12,
+    threat="{norm: l2, eps: 0.2}",
+    analyses="{proof: {kind: certified, defenses: [voting], smoothing_draws: 1000}}",
+)
 
 
 def test_a_smoothed_classifier_has_a_bracket_that_is_never_exact_and_contradicts_nothing(tmp_path):

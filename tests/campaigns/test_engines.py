@@ -22,21 +22,19 @@ from robustkd.campaigns.plan.estimate import Estimate
 from robustkd.campaigns.store.store import Store
 from robustkd.cli.plan import command as plan_command
 from robustkd.contracts import UsageError
+from support.campaigns import tiny_campaign
 from support.processes import children
 
-SMALL = """\
-version: 1
-name: small
-data: {name: digits, train: 200, test: 40}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  plain: {kind: standard, model: tiny-cnn, epochs: 1}
-  copy: {kind: kd, student: tiny-cnn, teacher: plain, epochs: 1}
-attacks:
-  fgsm: {kind: fgsm}
-  pgd: {kind: pgd, steps: 3}
-checks: none
-"""
+SMALL = tiny_campaign(
+    "small",
+    {
+        "plain": "{kind: standard, model: tiny-cnn, epochs: 1}",
+        "copy": "{kind: kd, student: tiny-cnn, teacher: plain, epochs: 1}",
+    },
+    {"fgsm": "{kind: fgsm}", "pgd": "{kind: pgd, steps: 3}"},
+    train=200,
+    test=40,
+)
 
 NETS = """\
 import os, pathlib, signal, time
@@ -94,9 +92,8 @@ def plan_of(text, folder=Path()):
 
 def external(folder, *faults):
     (folder / "nets.py").write_text(NETS)
-    lines = "\n".join(f"  {fault}: {{kind: external, code: 'nets.py:{fault}'}}" for fault in faults)
-    text = SMALL.partition("defenses:")[0] + f"defenses:\n{lines}\nattacks:\n  fgsm: {{kind: fgsm}}\nchecks: none\n"
-    return plan_of(text, folder)
+    defenses = {fault: f"{{kind: external, code: 'nets.py:{fault}'}}" for fault in faults}
+    return plan_of(tiny_campaign("small", defenses, train=200, test=40), folder)
 
 
 def numbers(out):
@@ -167,8 +164,8 @@ def test_a_crash_is_tried_again_a_hang_is_stopped_and_a_fault_stays(tmp_path, mo
 
 def test_tries_have_an_end_and_wait_longer_each_time(tmp_path, monkeypatch):
     (tmp_path / "nets.py").write_text(NETS.replace("and tries == 1", ""))
-    text = SMALL.partition("defenses:")[0] + "defenses:\n  memory: {kind: external, code: 'nets.py:memory'}\n"
-    plan, log = plan_of(text + "attacks:\n  fgsm: {kind: fgsm}\n", tmp_path), Log()
+    memory = {"memory": "{kind: external, code: 'nets.py:memory'}"}
+    plan, log = plan_of(tiny_campaign("small", memory, train=200, test=40, checks=None), tmp_path), Log()
     engine = InlineEngine(limits=Limits(retries=3, retry_wait=0.01))
     results = run(plan, tmp_path / "out", engine, device="cpu", observers=[log])
     assert results.cells[0].status == "failed"

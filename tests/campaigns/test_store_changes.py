@@ -14,19 +14,17 @@ from robustkd.campaigns.plan.finished import finished_cells
 from robustkd.campaigns.store.planned import PLAN
 from robustkd.campaigns.store.samples import SAMPLES
 from robustkd.campaigns.store.store import PERTURBATIONS, Store
+from support.campaigns import tiny_campaign
 
-TEXT = """\
-version: 1
-name: changing
-data: {name: digits, train: 100, test: 20}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  robust: {kind: pgd-at, model: tiny-cnn, epochs: 1, inner: {steps: 1}}
-  copy: {kind: defensive-distillation, model: tiny-cnn, teacher: robust, temperature: 10, epochs: 1}
-attacks:
-  fgsm: {kind: fgsm}
-  pgd: {kind: pgd, steps: 2}
-"""
+TEXT = tiny_campaign(
+    "changing",
+    {
+        "robust": "{kind: pgd-at, model: tiny-cnn, epochs: 1, inner: {steps: 1}}",
+        "copy": "{kind: defensive-distillation, model: tiny-cnn, teacher: robust, temperature: 10, epochs: 1}",
+    },
+    {"fgsm": "{kind: fgsm}", "pgd": "{kind: pgd, steps: 2}"},
+    checks=None,
+)
 
 
 @pytest.fixture(scope="module")

@@ -17,18 +17,9 @@ from robustkd.campaigns.store import samples
 from robustkd.campaigns.store.store import KEPT_BYTES, PERTURBATIONS, Store
 from robustkd.contracts import UsageError
 from robustkd.reporting import write_report
+from support.campaigns import tiny_campaign
 
-TEXT = """\
-version: 1
-name: kept
-data: {name: digits, train: 100, test: 300}
-threat: {norm: linf, eps: 0.1}
-checks: {samples: 2}
-defenses:
-  plain: {kind: standard, model: tiny-cnn, epochs: 1}
-attacks:
-  fgsm: {kind: fgsm}
-"""
+TEXT = tiny_campaign("kept", test=300, checks="{samples: 2}")
 IMAGE = 64 * 4
 
 

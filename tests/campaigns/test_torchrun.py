@@ -11,19 +11,17 @@ from click.testing import CliRunner
 from robustkd.campaigns.execution import profile
 from robustkd.cli import cli
 from robustkd.contracts import UsageError
+from support.campaigns import tiny_campaign
 
-CAMPAIGN = """
-version: 1
-name: together
-data: {name: digits, train: 200, test: 30}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  robust: {kind: pgd-at, model: tiny-cnn, epochs: 2, batch_size: 50, inner: {steps: 2}}
-  free:   {kind: free, model: tiny-cnn, epochs: 1}
-attacks:
-  fgsm: {kind: fgsm}
-checks: none
-"""
+CAMPAIGN = tiny_campaign(
+    "together",
+    {
+        "robust": "{kind: pgd-at, model: tiny-cnn, epochs: 2, batch_size: 50, inner: {steps: 2}}",
+        "free": "{kind: free, model: tiny-cnn, epochs: 1}",
+    },
+    train=200,
+    test=30,
+)
 
 
 @pytest.mark.slow

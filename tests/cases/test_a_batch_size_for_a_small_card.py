@@ -14,6 +14,7 @@ from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan
 from robustkd.cli import main
 from robustkd.contracts import UsageError
+from support.campaigns import external, tiny_campaign
 from support.small_memory import small_network
 
 MODEL = small_network(
@@ -23,18 +24,14 @@ MODEL = small_network(
         return self.head((x * 8).round().flatten(1) / 8)""",
 )
 
-CAMPAIGN = """
-version: 1
-name: small
-data: {name: digits, train: 20, validation: 10, test: 20}
-threat: {norm: linf, eps: 0.02}
-defenses:
-  linear: {kind: external, code: "FOLDER/net.py:Small"}
-attacks:
-  fgsm: {kind: fgsm}
-  universal: {kind: universal, samples: 20, epochs: 1}
-checks: {samples: 8}
-"""
+CAMPAIGN = tiny_campaign(
+    "small",
+    external("FOLDER/net.py:Small", "linear"),
+    {"fgsm": "{kind: fgsm}", "universal": "{kind: universal, samples: 20, epochs: 1}"},
+    data="{name: digits, train: 20, validation: 10, test: 20}",
+    eps=0.02,
+    checks="{samples: 8}",
+)
 
 
 @pytest.fixture

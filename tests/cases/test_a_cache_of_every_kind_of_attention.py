@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,23 +13,17 @@ from robustkd import plugins
 from robustkd.attacks.text.engine.slots import Slots
 from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.target_prefix import losses
-from robustkd.contracts import Judge, Prompts, Request, ThreatModel
+from robustkd.contracts import Prompts, Request, ThreatModel
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.targets import frozen
 from robustkd.targets.prefix import PassCache
 from support.attention_kinds import KINDS, WINDOW, model_of
+from support.blind_judges import SaysNo
 
 WORDS = tuple(f"w{number}" for number in range(20))
 LONG = " ".join(WORDS[number % 17] for number in range(3 * WINDOW))
 UNCACHED = {"Mamba", "RecurrentGemma"}
 EVERY = list(KINDS)
-
-
-class Never(Judge):
-    """Nothing complies."""
-
-    def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray:
-        return np.zeros(len(requests), dtype=bool)
 
 
 class Nobody:
@@ -101,7 +94,7 @@ def test_an_attack_asks_what_it_asks_without_a_cache(kind: str, attack: dict[str
     requests = Prompts({"prompt": (LONG, f"w4 {LONG}"), "target": ("w1 w2", "w3")}, np.zeros(2, dtype=np.int64))
 
     def asked() -> list[str]:
-        judges = {"never": Never(Never.Params())}
+        judges = {"never": SaysNo()}
         batch = prepare(target, requests, np.arange(2), judges)
         plugin = plugins.make("attacks", attack)
         found = evaluate_prompt_attack(target, plugin, batch, ThreatModel.by_prompt(3), judges)

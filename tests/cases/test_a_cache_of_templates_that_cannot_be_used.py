@@ -10,16 +10,9 @@ from pathlib import Path
 import pytest
 
 import robustkd
+from support.campaigns import tiny_campaign
 
-CAMPAIGN = """
-version: 1
-name: small
-data: {name: digits, train: 20, test: 10}
-threat: {norm: linf, eps: 0.1}
-checks: none
-defenses: {plain: {kind: standard, model: tiny-cnn, epochs: 1}}
-attacks: {fgsm: {kind: fgsm}}
-"""
+CAMPAIGN = tiny_campaign("small", train=20, test=10)
 
 
 def report(folder: Path, cache: Path) -> str:

@@ -8,6 +8,7 @@ import robustkd
 from robustkd.contracts import Attack, AttackResult, ThreatModel
 from robustkd.evaluation.suite import TargetDiagnostics, escalation, suite_attacks
 from robustkd.plugins import make
+from support.small_networks import learn
 
 
 class Idle(Attack):
@@ -28,12 +29,7 @@ def trained():
     x = torch.rand(80, 1, 8, 8)
     y = (x.flatten(1)[:, :32].sum(1) > 16).long()
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 3))
-    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
-    for _ in range(150):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(net(x), y).backward()
-        optimiser.step()
-    return net.eval(), x, y
+    return learn(net, x, y, steps=150).eval(), x, y
 
 
 def test_an_attack_that_is_too_weak_is_told_with_attacks_in_l0(trained):

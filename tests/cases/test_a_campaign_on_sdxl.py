@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import diffusers
 import pytest
 import torch
 
-from robustkd.cli import main
+from support.command_line import CommandLine
 from support.model_folders import clip, sdxl
 
 I2P = (
@@ -61,10 +60,9 @@ matrix: {exclude: [{defense: original, attack: p4d}]}
 
 
 @pytest.fixture
-def robustkd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def robustkd(robustkd: CommandLine, tmp_path: Path) -> Callable[..., str]:
     """Call ``robustkd ARGS`` beside the files; what it says."""
     peft = pytest.importorskip("peft")
-    monkeypatch.chdir(tmp_path)
     sdxl(tmp_path / "model")
     clip(tmp_path / "clip")
     unet = diffusers.UNet2DConditionModel.from_pretrained("model/unet")
@@ -79,12 +77,9 @@ def robustkd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     Path("c.yaml").write_text(CAMPAIGN)
 
     def call(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        assert not ended.value.code, captured.err
-        return captured.out + captured.err
+        code, out, err = robustkd(*arguments)
+        assert code == 0, err
+        return out + err
 
     return call
 

@@ -17,6 +17,7 @@ from robustkd.campaigns.execution.job import Job
 from robustkd.campaigns.execution.run import run
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
+from support.campaigns import external, tiny_campaign
 
 MODEL = """\
 import os, pathlib, signal, time
@@ -35,17 +36,7 @@ class Forks(torch.nn.Module):
             os.kill(os.getpid(), signal.SIGKILL)
         return self.linear(x.flatten(1))
 """
-CAMPAIGN = """\
-version: 1
-name: forking
-data: {name: digits, train: 100, test: 20}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  forks: {kind: external, code: "model.py:Forks"}
-attacks:
-  fgsm: {kind: fgsm}
-checks: none
-"""
+CAMPAIGN = tiny_campaign("forking", external("model.py:Forks", "forks"))
 
 
 FORKS = MODEL.replace("            os.kill(os.getpid(), signal.SIGKILL)\n", "")

@@ -20,7 +20,7 @@ from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from robustkd.cli import cli
 from robustkd.contracts import RobustkdError
-from support.campaigns import tiny_campaign
+from support.campaigns import external, tiny_campaign
 
 MODEL = """
 import torch
@@ -39,18 +39,9 @@ from torch import nn
 def network():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Identity())
 """
-CAMPAIGN = """
-version: 1
-name: mine
-data: {name: digits, train: 300, test: 60}
-threat: {norm: linf, eps: 0.01}
-defenses:
-  mine: {kind: external, code: "my_model.py:build"}
-attacks:
-  fgsm: {kind: fgsm}
-checks: none
-gates: [{defense: mine, at_least: 0.5}]
-"""
+CAMPAIGN = tiny_campaign(
+    "mine", external("my_model.py:build"), train=300, test=60, eps=0.01, gates="[{defense: mine, at_least: 0.5}]"
+)
 
 
 @pytest.fixture(scope="module")
@@ -158,17 +149,7 @@ def test_what_is_finished_is_done_again_when_it_is_named(folder):
     assert "did you mean 'fgsm'" in wrong.stderr
 
 
-WITH_FILE = """
-version: 1
-name: file
-data: {name: digits, train: 60, test: 20}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  file: {kind: external, model: tiny-cnn, weights: weights.pt}
-attacks:
-  fgsm: {kind: fgsm}
-checks: none
-"""
+WITH_FILE = tiny_campaign("file", {"file": "{kind: external, model: tiny-cnn, weights: weights.pt}"}, train=60)
 
 
 def state_of_a_tiny_network(seed: int) -> dict[str, torch.Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,9 @@ from torch.nn import functional as F
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from robustkd import plugins
-from robustkd.cli import main
 from robustkd.contracts import FitContext, GenerativeTarget, Request, RobustkdError, ThreatModel
 from robustkd.targets.model_files import open_model
+from support.command_line import CommandLine
 from support.model_folders import stable_diffusion
 
 CAMPAIGN = """\
@@ -53,13 +52,11 @@ def style(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "style"
 
 
-def test_it_says_what_is_drawn(style: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_says_what_is_drawn(robustkd: CommandLine, style: Path) -> None:
     layer = next(name for name, part in open_model(style).named_modules() if name.endswith("layernorm"))
     Path("c.yaml").write_text(CAMPAIGN.replace("NAME", layer))
-    monkeypatch.setattr(sys, "argv", ["robustkd", "run", "c.yaml", "--workers", "0", "--no-track", "--quiet", "--out", "out"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code, capsys.readouterr().err
+    code, _, err = robustkd("run", "c.yaml", "--workers", "0", "--no-track", "--quiet", "--out", "out")
+    assert code == 0, err
     results = json.loads(Path("out/results.json").read_text())
     (found,) = [row for row in results["defenses"] if row["defense"] == "model"]
     assert (found["n"], found["status"]) == (3, "done")

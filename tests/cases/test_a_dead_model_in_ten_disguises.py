@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import robustkd
 from robustkd.campaigns.comparison.gate import judge_gates
 from robustkd.campaigns.file import spec
+from support.campaigns import external, tiny_campaign
 from support.model_folders import clip, language_model, rewritten, stable_diffusion
 from support.scripted_answers import PLUGINS
 from support.toy_language_model import toy_language_model
@@ -24,15 +25,15 @@ gates:
   - {defense: dead, metric: robust_accuracy, at_least: 0.5}
   - {defense: dead, metric: clean_accuracy, at_least: 0.5}
 """
-IMAGES = """
-version: 1
-name: dead
-data: {name: digits, train: 40, test: 40}
-threat: {norm: linf, eps: 0.05}
-checks: {samples: 10}
-defenses: {dead: {kind: external, code: m.py:build}}
-attacks: {pgd: {kind: pgd, steps: 5}}
-"""
+IMAGES = tiny_campaign(
+    "dead",
+    external("m.py:build", "dead"),
+    {"pgd": "{kind: pgd, steps: 5}"},
+    train=40,
+    test=40,
+    eps=0.05,
+    checks="{samples: 10}",
+)
 TEXT = """
 version: 1
 name: dead

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from itertools import accumulate
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 
 from robustkd.campaigns.file import spec
-from robustkd.cli import main
 from robustkd.contracts import UsageError
 from robustkd.reporting.summary import summary_rows
 from robustkd.scoring.holds import standings
@@ -24,37 +22,29 @@ from robustkd.viewer.addresses import address
 from robustkd.viewer.board import leaderboard_page
 from robustkd.viewer.runs import Runs
 from robustkd.viewer.site import Site
+from support.campaigns import tiny_campaign
 
-CAMPAIGN = """
-version: 1
-name: distilled
-data: {name: digits, train: 300, test: 60}
-threat: {norm: linf, eps: 0.02}
-checks: none
-defenses:
-  plain: {kind: standard, model: tiny-cnn, epochs: 4, batch_size: 16, optimiser: adam, lr: 0.01}
-  student: {kind: kd, teacher: plain, student: tiny-cnn, epochs: 4, batch_size: 16, optimiser: adam, lr: 0.01}
-attacks:
-  pgd: {kind: pgd, steps: 3}
-gates:
-  - {defense: student, at_least: 0.05}
-"""
+CAMPAIGN = tiny_campaign(
+    "distilled",
+    {
+        "plain": "{kind: standard, model: tiny-cnn, epochs: 4, batch_size: 16, optimiser: adam, lr: 0.01}",
+        "student": "{kind: kd, teacher: plain, student: tiny-cnn, epochs: 4, batch_size: 16, optimiser: adam, lr: 0.01}",
+    },
+    {"pgd": "{kind: pgd, steps: 3}"},
+    train=300,
+    test=60,
+    eps=0.02,
+    gates="[{defense: student, at_least: 0.05}]",
+)
 
 
-def test_a_student_that_passes_its_gate_and_is_no_better_than_the_plain_network(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_a_student_that_passes_its_gate_and_is_no_better_than_the_plain_network(robustkd):
     Path("c.yaml").write_text(CAMPAIGN)
 
-    def robustkd(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-        with pytest.raises(SystemExit):
-            main()
-        return capsys.readouterr().out
-
-    out = robustkd("run", "c.yaml", "--workers", "0", "--quiet", "--no-track")
+    out = robustkd("run", "c.yaml", "--workers", "0", "--quiet", "--no-track").out
     assert "gate passed: student" in out
     assert re.search(r"does it hold\?.*(No|It cannot be said): student", out)
-    (board,) = json.loads(robustkd("leaderboard", "runs/distilled", "--json"))
+    (board,) = json.loads(robustkd("leaderboard", "runs/distilled", "--json").out)
     said = {entry["defense"]: entry["holds"] for entry in board["entries"]}
     assert said["student"] != "yes"
     why = {entry["defense"]: entry["why"] for entry in board["entries"]}["student"]

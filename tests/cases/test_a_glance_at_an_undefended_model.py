@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
-import pytest
-
-from robustkd.cli import main
+from support.campaigns import external, tiny_campaign
 
 MODEL = """
 import torch
@@ -27,35 +24,26 @@ def build():
         optimiser.step()
     return network
 """
-CAMPAIGN = """
-version: 1
-name: undefended
-data: {name: digits, train: 20, test: 40}
-threat: {norm: linf, eps: 0.3}
-checks: {samples: 20}
-defenses: {mine: {kind: external, code: m.py:build}}
-attacks:
-  pgd: {kind: pgd, steps: 20}
-  margin: {kind: pgd, steps: 20, loss: margin}
-"""
+CAMPAIGN = tiny_campaign(
+    "undefended",
+    external("m.py:build"),
+    {"pgd": "{kind: pgd, steps: 20}", "margin": "{kind: pgd, steps: 20, loss: margin}"},
+    train=20,
+    test=40,
+    eps=0.3,
+    checks="{samples: 20}",
+)
 
 
-def test_no_is_the_answer_and_nothing_is_green(tmp_path, monkeypatch, capsys):
+def test_no_is_the_answer_and_nothing_is_green(robustkd, tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("FORCE_COLOR", "1")
     Path("m.py").write_text(MODEL)
     Path("c.yaml").write_text(CAMPAIGN)
 
-    def robustkd(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-        with pytest.raises(SystemExit):
-            main()
-        return capsys.readouterr().out
-
-    told = robustkd("run", "c.yaml", "--workers", "0", "--quiet")
+    told = robustkd("run", "c.yaml", "--workers", "0", "--quiet").out
     (row,) = [line for line in told.splitlines() if "mine" in line and "credible" in line]
     assert "\x1b[31m0.0%" in row
     assert "\x1b[32m" not in row
@@ -65,11 +53,11 @@ def test_no_is_the_answer_and_nothing_is_green(tmp_path, monkeypatch, capsys):
     assert "</svg>number: credible</span>" in page
     (style,) = re.findall(r"^\.credible .*$", page, re.M)
     assert "--good" not in style
-    markdown = robustkd("report", "c.yaml", "--format", "markdown")
+    markdown = robustkd("report", "c.yaml", "--format", "markdown").out
     assert "No: 0.0" in markdown
     assert "✅" not in markdown
     client = MlflowClient()
     runs = client.search_runs([client.search_experiments(filter_string="name LIKE 'undefended%'")[0].experiment_id])
     colours = {run.data.tags["mlflow.runColor"] for run in runs if "mlflow.runColor" in run.data.tags}
     assert colours == {"#d55e00"}
-    assert "\x1b[32m" not in robustkd("leaderboard", "runs")
+    assert "\x1b[32m" not in robustkd("leaderboard", "runs").out

@@ -11,6 +11,7 @@ from robustkd import plugins
 from robustkd.contracts import AttackError, Batch, TargetError
 from robustkd.data import SplitParams, load_splits
 from robustkd.targets import ClassifierTarget
+from support.small_networks import learn
 
 EPS = {"linf": 0.08, "l2": 0.5, "l1": 2.0, "l0": 4.0}
 ATTACKS = {
@@ -75,12 +76,7 @@ def trained(kind):
     first = Norm() if kind is Norm else Root("zero")
     net = nn.Sequential(first, nn.Flatten(), nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 10))
     (x, y), _, _ = data()
-    optimiser = torch.optim.Adam(net.parameters(), 0.01)
-    for _ in range(80):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(net(x), y).backward()
-        optimiser.step()
-    return net.eval()
+    return learn(net, x, y, steps=80).eval()
 
 
 def root(form):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from support.campaigns import tiny_campaign
 from support.chat_server import Served, of_model, serving
 from support.toy_language_model import toy_language_model
 
@@ -29,20 +30,19 @@ attacks:
   search: SEARCH
 """
 THROUGH = f"  through: {{kind: through-guard, weight: 5, attack: {SEARCH}}}\n"
-SERVED = """\
-version: 1
-name: served
-data: {name: behaviors, file: r.csv}
-threat: {attempts: 2}
-judges: {passed: {kind: refusal-match}}
-defenses:
-  served: {kind: chat-endpoint, base_url: "URL", model: toy, max_new_tokens: 6, key: MY_API_KEY}
-  smoothed: {kind: smoothllm, model: served, copies: 3, rate: 0}
-  read: {kind: guard-model, model: smoothed, reader: served, rubric: "say {request}", "yes": "Yes"}
-attacks: {direct: {kind: direct}, search: {kind: random-search}}
-matrix: {exclude: [{defense: served}, {defense: smoothed}]}
-checks: none
-"""
+SERVED = tiny_campaign(
+    "served",
+    {
+        "served": '{kind: chat-endpoint, base_url: "URL", model: toy, max_new_tokens: 6, key: MY_API_KEY}',
+        "smoothed": "{kind: smoothllm, model: served, copies: 3, rate: 0}",
+        "read": '{kind: guard-model, model: smoothed, reader: served, rubric: "say {request}", "yes": "Yes"}',
+    },
+    {"direct": "{kind: direct}", "search": "{kind: random-search}"},
+    data="{name: behaviors, file: r.csv}",
+    threat="{attempts: 2}",
+    judges="{passed: {kind: refusal-match}}",
+    matrix="{exclude: [{defense: served}, {defense: smoothed}]}",
+)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import pytest
 from torch import nn
 
 import robustkd
-from robustkd.cli import main
 from robustkd.contracts import UsageError
 from robustkd.targets import save_target
+from support.command_line import CommandLine
 from support.model_folders import language_model
 from support.toy_language_model import toy_language_model
 
@@ -50,25 +49,12 @@ def test_a_language_model_and_texts(call: Any, attack: str, wrapped: bool, said:
         ("saved", [], "here classifiers of images are attacked"),
     ],
 )
-def test_the_command(
-    command: list[str],
-    model: str,
-    data: list[str],
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_command(robustkd: CommandLine, command: list[str], model: str, data: list[str], said: str) -> None:
     language_model(Path("folder"))
     Path("saved").mkdir()
     save_target(toy_language_model(("say", "it")), Path("saved"))
     Path("r.csv").write_text("prompt\nsay it\n")
-    monkeypatch.setattr(sys, "argv", ["robustkd", *(part.format(model) for part in command), *data])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    told = " ".join("".join(capsys.readouterr()).split())
-    assert ended.value.code == 2
-    assert said in told
-    assert "robustkd init language-model FILE" in told
-    assert "Traceback" not in told
+    told = robustkd(*(part.format(model) for part in command), *data)
+    assert told.code == 2
+    assert said in told.words
+    assert "robustkd init language-model FILE" in told.words

@@ -9,6 +9,7 @@ from torch import nn
 import robustkd
 from robustkd.contracts import TargetError, UsageError
 from robustkd.targets import modules
+from support.campaigns import external, tiny_campaign
 
 SERVICE = """
 import numpy as np
@@ -32,18 +33,14 @@ def build():
     return Service()
 """
 
-CAMPAIGN = """
-version: 1
-name: service
-data: {name: digits, test: 12}
-threat: {norm: linf, eps: 0.5}
-defenses:
-  service: {kind: external, code: service.py:build}
-attacks:
-  rays: {kind: rays, queries: 60}
-  square: {kind: square, queries: 10}
-checks: none
-"""
+CAMPAIGN = tiny_campaign(
+    "service",
+    external("service.py:build", "service"),
+    {"rays": "{kind: rays, queries: 60}", "square": "{kind: square, queries: 10}"},
+    train=None,
+    test=12,
+    eps=0.5,
+)
 
 
 class Halves(nn.Module):

@@ -11,7 +11,7 @@ import pytest
 
 from robustkd.targets import CausalLMTarget
 from robustkd.targets.chat_server import ChatServer
-from support.chat_server import Handler, Served, cut, of_model, serving, slow, status
+from support.chat_server import Handler, Served, cut, of_model, serving, slow, status, table
 from support.toy_language_model import toy_language_model
 
 Command = Callable[..., tuple[int, str, str]]
@@ -77,11 +77,6 @@ def ran(robustkd: Command, text: str, expected: int = 0) -> dict[str, Any]:
     assert code == expected, err
     results: dict[str, Any] = json.loads(out)
     return results
-
-
-def table(results: dict[str, Any], defense: str) -> dict[str, tuple[Any, ...]]:
-    shown = ("status", "clean_accuracy", "robust_accuracy", "unjudged", "attack_success_rate", "forward_passes")
-    return {cell["attack"]: tuple(cell[key] for key in shown) for cell in results["cells"] if cell["defense"] == defense}
 
 
 def transcripts(folder: Path, defense: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from robustkd.cli import cli
-from support.campaigns import tiny_campaign
+from support.campaigns import external, tiny_campaign
 
 MODEL = """
 import os
@@ -41,7 +41,7 @@ COMMANDS = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "talkative.py").write_text(MODEL)
-    (tmp_path / "tiny.yaml").write_text(tiny_campaign(defenses={"mine": "{kind: external, code: 'talkative.py:Talkative'}"}))
+    (tmp_path / "tiny.yaml").write_text(tiny_campaign(defenses=external("talkative.py:Talkative")))
     return tmp_path
 
 

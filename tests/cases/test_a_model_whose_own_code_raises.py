@@ -13,6 +13,7 @@ import pytest
 import robustkd
 from robustkd.cli import main
 from robustkd.contracts import RobustkdError
+from support.campaigns import external, tiny_campaign
 
 MODEL = """
 import torch
@@ -34,17 +35,7 @@ def unbuilt():
     return {}["weights"]
 """
 FORWARD, BUILD = 12, 18
-CAMPAIGN = """
-version: 1
-name: small
-data: {name: digits, test: 8}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  mine: {kind: external, code: "m.py:build"}
-attacks:
-  pgd: {kind: pgd, steps: 2}
-checks: none
-"""
+CAMPAIGN = tiny_campaign("small", external("m.py:build"), {"pgd": "{kind: pgd, steps: 2}"}, train=None, test=8)
 TOLD = f"m.py:{FORWARD}: The size of tensor a"
 
 

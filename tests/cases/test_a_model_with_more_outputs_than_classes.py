@@ -13,19 +13,16 @@ from sklearn.datasets import load_digits
 
 import robustkd
 from robustkd.reporting.formatting import class_name
+from support.campaigns import external, tiny_campaign
 from support.nearest_mean import NEAREST_MEAN
 
-CAMPAIGN = """
-version: 1
-name: subset
-data: {name: npz, file: FILE}
-threat: {norm: linf, eps: 0.3}
-defenses:
-  linear: {kind: external, code: "FOLDER/net.py:build", num_classes: 10}
-attacks:
-  pgd: {kind: pgd, steps: 5}
-checks: none
-"""
+CAMPAIGN = tiny_campaign(
+    "subset",
+    external("FOLDER/net.py:build", "linear", num_classes=10),
+    {"pgd": "{kind: pgd, steps: 5}"},
+    data="{name: npz, file: FILE}",
+    eps=0.3,
+)
 
 
 @pytest.fixture

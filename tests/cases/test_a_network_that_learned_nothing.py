@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 import robustkd
@@ -18,6 +17,8 @@ from robustkd.campaigns.plan import plan as planning
 from robustkd.contracts import UsageError
 from robustkd.scoring.results import Results
 from robustkd.tracking import promote
+from support.campaigns import tiny_campaign
+from support.small_networks import all_digits
 
 ATTACKS = [{"kind": "pgd", "steps": 2}]
 UNTRAINED = [(name, seed) for name in ("small-cnn", "tiny-cnn", "lenet5", "resnet20") for seed in (0, 1, 2)]
@@ -25,8 +26,7 @@ UNTRAINED = [(name, seed) for name in ("small-cnn", "tiny-cnn", "lenet5", "resne
 
 @pytest.fixture(scope="module")
 def digits():
-    images, labels = load_digits(return_X_y=True)
-    return torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels)
+    return all_digits()
 
 
 def fired(report, name="not-trained"):
@@ -109,14 +109,7 @@ def test_samples_of_one_class_cannot_tell(only_checks):
 
 
 def test_a_campaign_of_a_barely_trained_network_is_not_credible_and_not_promoted(tmp_path):
-    text = """
-version: 1
-name: rubbish
-data: {name: digits, train: 40, test: 60}
-threat: {norm: linf, eps: 0.1}
-defenses: {barely: {kind: standard, model: small-cnn, epochs: 1}}
-attacks: {fgsm: {kind: fgsm}}
-"""
+    text = tiny_campaign("rubbish", {"barely": "{kind: standard, model: small-cnn, epochs: 1}"}, train=40, test=60, checks=None)
     plan = planning.build(spec.from_text(text, "test.yaml", tmp_path))
     (row,) = run(plan, tmp_path / "out", InlineEngine(), device="cpu", observers=[]).defenses
     assert row.verdict == "not credible"

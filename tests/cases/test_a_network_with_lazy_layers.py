@@ -12,7 +12,7 @@ from torch import nn
 import robustkd
 from robustkd.cli import cli
 from robustkd.contracts import TargetError
-from support.campaigns import tiny_campaign
+from support.campaigns import external, tiny_campaign
 
 MODEL = "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))\n"
 SAID = "layers without weights yet"
@@ -35,7 +35,7 @@ def test_the_command_and_a_campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     done = CliRunner().invoke(cli, ["attack", "fgsm", "--model", "net.py:build", "--n", "10"])
     assert isinstance(done.exception, TargetError)
     assert SAID in str(done.exception)
-    (tmp_path / "c.yaml").write_text(tiny_campaign(defenses={"mine": "{kind: external, code: 'net.py:build'}"}))
+    (tmp_path / "c.yaml").write_text(tiny_campaign(defenses=external("net.py:build")))
     done = CliRunner().invoke(cli, ["run", "c.yaml", "--no-track", "--workers", "0"])
     assert SAID in " ".join((done.output + done.stderr).split())
     torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).state_dict(), "weights.pt")  # says the shapes, too

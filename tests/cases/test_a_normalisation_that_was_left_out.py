@@ -18,6 +18,8 @@ from robustkd.contracts import TargetError, UsageError
 from robustkd.data import SplitParams, load_splits
 from robustkd.targets import load_target
 from robustkd.targets.checkpoints import load_weights
+from support.campaigns import external, tiny_campaign
+from support.published_networks import resnet20
 
 MEAN, STD = (0.5,), (0.5,)
 CODE = """
@@ -35,17 +37,9 @@ class Nearest(nn.Module):
     def forward(self, x):
         return -torch.cdist(x.flatten(1), self.prototypes) ** 2
 """
-CAMPAIGN = """
-version: 1
-name: mine
-data: {name: digits, test: 200}
-threat: {norm: linf, eps: 0.01}
-defenses:
-  mine: {kind: external, code: "nearest.py:Nearest", weights: nearest.pt, normalise: NORMALISE}
-attacks:
-  fgsm: {kind: fgsm}
-checks: none
-"""
+CAMPAIGN = tiny_campaign(
+    "mine", external("nearest.py:Nearest", weights="nearest.pt", normalise="NORMALISE"), train=None, test=200, eps=0.01
+)
 
 
 @pytest.fixture
@@ -155,8 +149,7 @@ def test_without_it_a_campaign_is_the_one_that_it_was(folder: Path) -> None:
 @pytest.mark.shared_data
 def test_a_published_network_is_told_of_its_normalisation(shared_data: Path) -> None:
     data = load_splits("cifar10", {"root": shared_data / "cifar10"}, SplitParams(test=300)).test
-    network = plugins.make("models", {"kind": "resnet20"}).build((3, 32, 32), 10)
-    load_weights(network, shared_data / "networks" / "cifar10_resnet20.safetensors")
+    network = resnet20(shared_data)
     report = robustkd.audit(network, data.unit(), data.labels, attacks="fgsm", eps=1 / 255, samples=4)
     (finding,) = [item for item in report.findings if item.name == "not-trained"]
     assert finding.fired

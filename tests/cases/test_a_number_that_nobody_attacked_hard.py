@@ -16,6 +16,7 @@ from robustkd.campaigns.store.store import Store
 from robustkd.cli import cli
 from robustkd.contracts import Finding
 from robustkd.scoring.verdict import RULES, unexamined, verdict
+from support.campaigns import external, tiny_campaign
 from support.disguises import DISGUISES, Linear, Network, opaque
 from support.nearest_mean import NEAREST_MEAN
 
@@ -95,15 +96,15 @@ def test_nothing_is_credible_by_absence():
     assert verdict([other], rules=1) == "credible"  # as it was judged then
 
 
-CAMPAIGN = """
-version: 1
-name: judged
-data: {name: digits, train: 20, test: 40}
-threat: {norm: linf, eps: 0.15}
-defenses: {mine: {kind: external, code: m.py:build}}
-attacks:
-  pgd: {kind: pgd, steps: 40, restarts: 2, loss: margin}
-"""
+CAMPAIGN = tiny_campaign(
+    "judged",
+    external("m.py:build"),
+    {"pgd": "{kind: pgd, steps: 40, restarts: 2, loss: margin}"},
+    train=20,
+    test=40,
+    eps=0.15,
+    checks=None,
+)
 
 
 def test_a_verdict_of_former_rules_is_shown_as_theirs_until_it_is_judged_again(tmp_path: Path, monkeypatch):

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import robustkd
-from robustkd import plugins
 from robustkd.data import SplitParams, load_splits
-from robustkd.targets.checkpoints import load_weights
+from support.published_networks import resnet20
 
 
 class Listening(nn.Module):
@@ -51,8 +50,7 @@ def test_no_proposal_is_the_patch_that_is_there() -> None:
 def test_it_leaves_no_more_standing_than_its_authors_search(shared_data: Path) -> None:
     """34.7 % over three seeds (benchmarks/results/strength-patch-rs.json)."""
     card = json.loads((shared_data / "networks" / "cifar10_resnet20.json").read_text())
-    network = plugins.make("models", {"kind": "resnet20", **card["normalisation"]}).build((3, 32, 32), 10).eval()
-    load_weights(network, shared_data / "networks" / "cifar10_resnet20.safetensors")
+    network = resnet20(shared_data, **card["normalisation"]).eval()
     test = load_splits("cifar10", {"root": str(shared_data / "cifar10")}, SplitParams(test=200)).test
     x, y = torch.as_tensor(test.unit()), torch.as_tensor(test.labels).long()
     found = [

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-
-import pytest
 
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan.plan import build
-from robustkd.cli import main
+from support.command_line import CommandLine
 
 CAMPAIGN = """
 version: 1
@@ -28,14 +25,11 @@ matrix: {exclude: [{defense: eyes}]}
 """
 
 
-def test_it_is_run_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_run_and_shown(robustkd: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "alike.yaml").write_text(CAMPAIGN)
     out = tmp_path / "out"
-    arguments = ["run", str(tmp_path / "alike.yaml"), "--out", str(out), "--no-track", "--workers", "0", "--device", "cpu"]
-    monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert not stop.value.code, capsys.readouterr()
+    said = robustkd("run", tmp_path / "alike.yaml", "--out", out, "--no-track", "--workers", "0", "--device", "cpu")
+    assert said.code == 0, said
     results = json.loads((out / "results.json").read_text())
     assert results["threat"]["norm"] == "perceptual(metric=eyes,layers=relu1+relu2)"
     (plain,) = results["defenses"]

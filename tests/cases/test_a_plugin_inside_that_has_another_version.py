@@ -9,24 +9,21 @@ import pytest
 from robustkd import plugins
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
+from support.campaigns import tiny_campaign
 
-CAMPAIGN = """\
-version: 1
-name: inside
-data: {name: digits, train: 80, test: 10}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  plain: {kind: standard, model: tiny-cnn, epochs: 1}
-  guarded: {kind: with-detector, base: plain, detector: {kind: feature-squeezing}}
-  squeezed: {kind: input-transform, base: plain, transforms: [{kind: bit-depth, bits: 3}]}
-  small: {kind: condensed-data, condenser: {kind: random-subset, images_per_class: 2}}
-  on-small: {kind: train-on-condensed, data: small, recipe: {kind: standard, model: tiny-cnn, epochs: 1}}
-attacks:
-  fgsm: {kind: fgsm}
-analyses:
-  entropy: {kind: teacher-entropy, attack: {kind: bim, steps: 1}, references: [plain], defenses: [plain]}
-checks: none
-"""
+CAMPAIGN = tiny_campaign(
+    "inside",
+    {
+        "plain": "{kind: standard, model: tiny-cnn, epochs: 1}",
+        "guarded": "{kind: with-detector, base: plain, detector: {kind: feature-squeezing}}",
+        "squeezed": "{kind: input-transform, base: plain, transforms: [{kind: bit-depth, bits: 3}]}",
+        "small": "{kind: condensed-data, condenser: {kind: random-subset, images_per_class: 2}}",
+        "on-small": "{kind: train-on-condensed, data: small, recipe: {kind: standard, model: tiny-cnn, epochs: 1}}",
+    },
+    train=80,
+    test=10,
+    analyses="{entropy: {kind: teacher-entropy, attack: {kind: bim, steps: 1}, references: [plain], defenses: [plain]}}",
+)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 import transformers.utils.import_utils
 
+from support.campaigns import tiny_campaign
+from support.chat_server import table
 from support.toy_language_model import toy_language_model
 
 # The first of transformers 5 cannot tell whether they can serve.
@@ -29,24 +31,24 @@ pytestmark = [
 ]
 Command = Callable[..., tuple[int, str, str]]
 WORDS = ("say", "it", "hello", "I", "please", "cannot")
-TEXT = """\
-version: 1
-name: served
-data: {{name: behaviors, file: r.csv, benign: b.csv}}
-threat: {{attempts: 4}}
-judges: {{refusal: {{kind: refusal-match}}}}
-defenses:
-  served: {{kind: chat-endpoint, base_url: "{url}", model: {folder}, max_new_tokens: 6, concurrency: 1}}
-  local: {{kind: causal-lm, path: model, max_new_tokens: 6}}
-  reminded: {{kind: self-reminder, model: served, before: "please ", behind: " hello"}}
-  reminded-here: {{kind: self-reminder, model: local, before: "please ", behind: " hello"}}
-attacks:
-  direct: {{kind: direct}}
-  human-jailbreaks: {{kind: human-jailbreaks}}
-  best-of-n: {{kind: best-of-n}}
-  pair: {{kind: pair, attacker: local, rounds: 1}}
-checks: none
-"""
+TEXT = tiny_campaign(
+    "served",
+    {
+        "served": '{kind: chat-endpoint, base_url: "URL", model: FOLDER, max_new_tokens: 6, concurrency: 1}',
+        "local": "{kind: causal-lm, path: model, max_new_tokens: 6}",
+        "reminded": '{kind: self-reminder, model: served, before: "please ", behind: " hello"}',
+        "reminded-here": '{kind: self-reminder, model: local, before: "please ", behind: " hello"}',
+    },
+    {
+        "direct": "{kind: direct}",
+        "human-jailbreaks": "{kind: human-jailbreaks}",
+        "best-of-n": "{kind: best-of-n}",
+        "pair": "{kind: pair, attacker: local, rounds: 1}",
+    },
+    data="{name: behaviors, file: r.csv, benign: b.csv}",
+    threat="{attempts: 4}",
+    judges="{refusal: {kind: refusal-match}}",
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 break
             except URLError:
                 time.sleep(0.5)
-        yield Server(TEXT.format(url=f"http://127.0.0.1:{port}/v1", folder=folder), log)
+        yield Server(TEXT.replace("URL", f"http://127.0.0.1:{port}/v1").replace("FOLDER", folder), log)
     finally:
         process.kill()
         process.wait()
@@ -93,11 +95,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def kept() -> int:
     """Answers that are on disk whole."""
     return sum(1 for file in Path("out/answers").glob("*/*.json") if file.stat().st_size)
-
-
-def table(results: dict[str, Any], defense: str) -> dict[str, tuple[Any, ...]]:
-    shown = ("status", "clean_accuracy", "robust_accuracy", "unjudged", "attack_success_rate", "forward_passes")
-    return {cell["attack"]: tuple(cell[key] for key in shown) for cell in results["cells"] if cell["defense"] == defense}
 
 
 def transcripts(defense: str) -> dict[str, list[dict[str, Any]]]:

@@ -10,12 +10,13 @@ import torch
 
 from robustkd import plugins
 from robustkd.attacks.text.engine.vocabulary import NoSuffix, Vocabulary
-from robustkd.contracts import GenerativeTarget, Judge, PromptAttack, Prompts, Request, ThreatModel
+from robustkd.contracts import GenerativeTarget, Judge, PromptAttack, Prompts, ThreatModel
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
-from robustkd.lazy import nn
 from robustkd.targets import CausalLMTarget
+from support.answers_by_rule import ByRule
+from support.blind_judges import SaysNo
 from support.toy_language_model import toy_language_model
 
 QUICK: dict[str, dict[str, Any]] = {
@@ -29,15 +30,8 @@ QUICK: dict[str, dict[str, Any]] = {
 LONG = 1
 
 
-class Never(Judge):
-    """No answer complies."""
-
-    def complied(self, requests: Prompts, outputs: Any) -> np.ndarray:
-        return np.zeros(len(outputs), dtype=bool)
-
-
 def attacked(model: GenerativeTarget, kind: str, requests: Prompts, attempts: int = 2) -> Evaluation[PromptOutcome]:
-    judges: dict[str, Judge] = {"never": Never()}
+    judges: dict[str, Judge] = {"never": SaysNo()}
     batch = prepare(model, requests, np.arange(len(requests)), judges)
     attack = plugins.make("attacks", {"kind": kind, **QUICK[kind]})
     assert isinstance(attack, PromptAttack)
@@ -93,31 +87,17 @@ def test_one_behind_which_nothing_can_be_written_is_left_alone(model: CausalLMTa
         assert "no random words" in found.transcripts[LONG].output
 
 
-class Deaf(GenerativeTarget):
+class Deaf(ByRule):
     """Answers, and is no language model of ours."""
 
-    kind = "deaf"
     capabilities = frozenset({"respond"})
-
-    def __init__(self) -> None:
-        self.module, self.asked = nn.Identity(), list[str]()
-
-    def card(self) -> dict[str, Any]:
-        return {"target": self.kind}
-
-    @classmethod
-    def from_card(cls, card: dict[str, Any]) -> Deaf:
-        return cls()
-
-    def respond(self, asked: Any) -> list[str]:
-        self.asked += [question.prompt for question in asked if isinstance(question, Request)]
-        return ["no"] * len(asked)
 
 
 def test_random_words_need_no_tokenizer() -> None:
-    target = Deaf()
+    target = Deaf(lambda asked: "no")
     attacked(target, "random-prompt", asking("say it", "hello"), 3)
-    words = [text.removeprefix("say it ").split() for text in target.asked if text.startswith("say it ")]
+    texts = [question.prompt for question in target.noted]
+    words = [text.removeprefix("say it ").split() for text in texts if text.startswith("say it ")]
     assert len(words) == 3
     assert all(len(line) == 8 and all(word.isalpha() and word.isascii() and len(word) <= 8 for word in line) for line in words)
     assert len({tuple(line) for line in words}) == 3

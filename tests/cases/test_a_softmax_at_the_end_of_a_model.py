@@ -6,7 +6,6 @@ import logging
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 import robustkd
@@ -17,6 +16,8 @@ from robustkd.campaigns.plan import plan as planning
 from robustkd.campaigns.store.store import Store
 from robustkd.targets import ClassifierTarget, load_target
 from robustkd.targets.logits import as_logits
+from support.campaigns import FGSM, tiny_campaign
+from support.small_networks import all_digits, learn
 
 MODEL = """
 import torch
@@ -35,13 +36,6 @@ def soft(sharp=1.0):
 def log(sharp=1.0):
     return nn.Sequential(logits(sharp), nn.LogSoftmax(1))
 """
-CAMPAIGN = """
-version: 1
-name: soft
-data: {name: digits, train: 100, test: 40}
-threat: {norm: linf, eps: 0.05}
-defenses:
-"""
 STUDENT = "student: tiny-cnn, epochs: 4, batch_size: 20, selection: last"
 KINDS = {
     "kd": "{{kind: kd, teacher: {0}, {1}}}",
@@ -53,8 +47,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def digits():
-    images, labels = load_digits(return_X_y=True)
-    return torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels)
+    return all_digits()
 
 
 @pytest.fixture(scope="module")
@@ -62,21 +55,15 @@ def weights(digits):
     """Of a linear network that has learned the digits."""
     torch.manual_seed(0)
     x, y = digits
-    layer = nn.Linear(64, 10, bias=False)
-    optimiser = torch.optim.Adam(layer.parameters(), 0.05)
-    for _ in range(60):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(layer(x.flatten(1)), y).backward()
-        optimiser.step()
-    return layer.weight.detach()
+    return learn(nn.Linear(64, 10, bias=False), x.flatten(1), y, lr=0.05).weight.detach()
 
 
 def run_it(folder, weights, forms, kinds, attacks, checks):
     torch.save(weights, folder / "w.pt")
     (folder / "m.py").write_text(MODEL.format(weights=str(folder / "w.pt")))
-    lines = [f"  {form}: {{kind: external, code: m.py:{form}}}" for form in forms]
-    lines += [f"  {kind}_{form}: {KINDS[kind].format(form, STUDENT)}" for form in forms for kind in kinds]
-    text = CAMPAIGN + "\n".join([*lines, "attacks:", *attacks, f"checks: {checks}\n"])
+    defenses = {form: f"{{kind: external, code: m.py:{form}}}" for form in forms}
+    defenses |= {f"{kind}_{form}": KINDS[kind].format(form, STUDENT) for form in forms for kind in kinds}
+    text = tiny_campaign("soft", defenses, attacks, test=40, eps=0.05, checks=checks)
     plan = planning.build(spec.from_text(text, "soft.yaml", folder))
     return plan, run(plan, folder / "out", InlineEngine(), device="cpu", observers=[])
 
@@ -84,11 +71,11 @@ def run_it(folder, weights, forms, kinds, attacks, checks):
 @pytest.fixture(scope="module")
 def ran(weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("soft")
-    attacks = [
-        "  pgd: {kind: pgd, steps: 5}",
-        "  transfer: {kind: transfer, surrogates: soft, attacks: {kind: pgd, steps: 5}}",
-        "  from-logits: {kind: transfer, surrogates: logits, attacks: {kind: pgd, steps: 5}}",
-    ]
+    attacks = {
+        "pgd": "{kind: pgd, steps: 5}",
+        "transfer": "{kind: transfer, surrogates: soft, attacks: {kind: pgd, steps: 5}}",
+        "from-logits": "{kind: transfer, surrogates: logits, attacks: {kind: pgd, steps: 5}}",
+    }
     plan, results = run_it(folder, weights, ("logits", "soft", "log"), KINDS, attacks, "none")
     store, trained = Store(folder / "out"), {}
     for entry in map(store.get, store.ids()):
@@ -121,7 +108,7 @@ def test_it_is_said_of_the_model_its_students_and_in_the_log(only_checks, weight
     only_checks("output-type")
     kinds = ("kd", "ensemble")
     with caplog.at_level(logging.WARNING, "robustkd"):
-        _, results = run_it(tmp_path, weights, ("logits", "soft"), kinds, ["  fgsm: {kind: fgsm}"], "{samples: 4}")
+        _, results = run_it(tmp_path, weights, ("logits", "soft"), kinds, FGSM, "{samples: 4}")
     said = {row.defense: next(f for f in row.checks if f.name == "output-type") for row in results.defenses}
     assert "the model returns probabilities" in said["soft"].explanation
     for kind in kinds:

@@ -13,13 +13,14 @@ from robustkd import plugins
 from robustkd.attacks.text.engine.slots import Slots
 from robustkd.attacks.text.engine.suffix import Suffixes
 from robustkd.attacks.text.engine.target_prefix import losses
-from robustkd.contracts import AttackError, DataError, Judge, PromptAttack, Prompts, Request, TargetError, ThreatModel
+from robustkd.contracts import AttackError, DataError, PromptAttack, Prompts, Request, TargetError, ThreatModel
 from robustkd.data.behaviors import COLUMNS, Behaviors, BehaviorsParams
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from robustkd.reporting.transcripts import PromptItem
 from robustkd.targets import CausalLMTarget
 from robustkd.targets.chat_endpoint import ChatEndpointTarget
 from robustkd.targets.passes import PassCounter
+from support.blind_judges import SaysNo
 from support.toy_language_model import toy_language_model
 
 SYSTEMS = ("please", "", "cannot word")
@@ -36,13 +37,6 @@ QUICK: dict[str, dict[str, Any]] = {
     "autodan": {"generations": 1, "population": 2},
     "embedding": {"steps": 1, "eps": [0.1]},
 }
-
-
-class Never(Judge):
-    """No answer complies."""
-
-    def complied(self, requests: Prompts, outputs: Any) -> np.ndarray:
-        return np.zeros(len(outputs), dtype=bool)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +61,7 @@ def test_the_template_shows_it_in_the_place_of_the_target_s_own(model: CausalLMT
 
 @pytest.mark.parametrize("kind", QUICK)
 def test_an_attack_keeps_it_and_it_is_in_the_transcript(model: CausalLMTarget, kind: str, monkeypatch: Any) -> None:
-    judges, put = {"never": Never()}, []
+    judges, put = {"never": SaysNo()}, []
     batch = prepare(model, requests(), np.arange(3), judges)
     respond = CausalLMTarget.respond
     monkeypatch.setattr(CausalLMTarget, "respond", lambda self, asked: put.extend(asked) or respond(self, asked))
@@ -93,7 +87,7 @@ def test_searches_see_the_loss_behind_it(model: CausalLMTarget) -> None:
 
 
 def test_an_attack_may_not_set_it(model: CausalLMTarget) -> None:
-    judges = {"never": Never()}
+    judges = {"never": SaysNo()}
     batch = prepare(model, requests(), np.arange(3), judges)
     attack = plugins.make("attacks", {"kind": "direct"})
     assert isinstance(attack, PromptAttack)
@@ -106,7 +100,7 @@ def test_a_target_that_takes_none_is_not_asked(model: CausalLMTarget) -> None:
     deaf = CausalLMTarget(model.module, model.tokenizer)
     deaf.capabilities = frozenset({"respond"})
     with pytest.raises(TargetError, match="system message of their own"):
-        prepare(deaf, requests(), np.arange(3), {"never": Never()})
+        prepare(deaf, requests(), np.arange(3), {"never": SaysNo()})
 
 
 def test_the_server_is_sent_it() -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import pickle
-import sys
 
 import numpy as np
 import pytest
@@ -11,10 +10,9 @@ from PIL import Image
 from torch import nn
 
 import robustkd
-from robustkd.cli import main
 from robustkd.contracts import UsageError
 from robustkd.data import SplitParams, load_splits
-from support.campaigns import tiny_campaign
+from support.campaigns import external, tiny_campaign
 
 FILE = """
 import torch
@@ -44,15 +42,6 @@ def seen(model, images):
 def images_in(folder, rows):
     loaded = [np.asarray(Image.open(folder / row["file"]), dtype=np.float32) / 255 for row in rows]
     return np.stack([image[None] if image.ndim == 2 else image.transpose(2, 0, 1) for image in loaded])
-
-
-def command(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["robustkd", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    said = capsys.readouterr()
-    assert "Traceback" not in said.err
-    return stop.value.code or 0, said.out, said.err
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.3), ("l1", 2.0)])
@@ -103,26 +92,25 @@ def test_a_success_that_eight_bits_undo_is_none_in_the_folder(tmp_path):
     assert {float(row["distance"]) for row in rows} == {0.0}
 
 
-def test_the_command_saves_under_the_samples_own_positions(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_the_command_saves_under_the_samples_own_positions(tmp_path, say):
     (tmp_path / "net.py").write_text(FILE)
     asked = ("attack", "fgsm", "--model", "net.py:build", "--n", 20, "--eps", 0.2, "--out")
-    code, _, err = command(monkeypatch, capsys, *asked, "adv.npz")
+    code, told = say(*asked, "adv.npz")
     assert code == 0
-    assert "adv.npz: 20 samples" in err
+    assert "adv.npz: 20 samples" in told
     saved = np.load("adv.npz")
     whole = load_splits("digits", {}, SplitParams(test=20))
     assert (saved["id"] == whole.test_index).all()
     assert (saved["x"] == whole.test.unit()).all()
-    assert command(monkeypatch, capsys, *asked, "images/")[0] == 0
+    assert say(*asked, "images/")[0] == 0
     assert len(list((tmp_path / "images/adversarial").glob("*.png"))) == 20
     for out, said in [
         ("images/", "not an empty folder"),
         ("gone/adv.npz", "there is no folder gone"),
         ("adv.png", "neither an archive nor a folder"),
     ]:
-        code, _, err = command(monkeypatch, capsys, *asked, out)
-        assert (code, said in err) == (2, True), err
+        code, told = say(*asked, out)
+        assert (code, said in told) == (2, True), told
 
 
 def test_inputs_that_are_no_images_have_no_folder(tmp_path):
@@ -165,19 +153,18 @@ def test_each_attack_of_an_evaluation_is_saved_and_a_pickled_report_is_not(tmp_p
         again.save(tmp_path / "again.npz")
 
 
-def test_a_campaign_s_own_break_the_trained_network_again(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_a_campaign_s_own_break_the_trained_network_again(tmp_path, say):
     (tmp_path / "net.py").write_text(FILE)
     attacks = {"pgd": "{kind: pgd, steps: 3}", "goal": "{kind: pgd, steps: 3, threat: {norm: l2, eps: 1.0, goal: targeted}}"}
-    text = tiny_campaign("kept", defenses={"mine": "{kind: external, code: 'net.py:build'}"}, attacks=attacks)
+    text = tiny_campaign("kept", external("net.py:build"), attacks)
     (tmp_path / "kept.yaml").write_text(text)
-    assert command(monkeypatch, capsys, "run", "kept.yaml", "--no-track", "--workers", 0)[0] == 0
+    assert say("run", "kept.yaml", "--no-track", "--workers", 0)[0] == 0
     results = robustkd.load("runs/kept")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     for attack, norm in (("pgd", "linf"), ("goal", "l2")):
-        code, _, err = command(monkeypatch, capsys, "export", "runs/kept", "--attack", attack, "--out", f"{attack}.npz")
-        assert code == 0, err
+        code, told = say("export", "runs/kept", "--attack", attack, "--out", f"{attack}.npz")
+        assert code == 0, told
         saved = np.load(f"{attack}.npz")
         after = seen(model, saved["adversarial"])
         assert (after == saved["adversarial_prediction"]).all()
@@ -187,20 +174,20 @@ def test_a_campaign_s_own_break_the_trained_network_again(tmp_path, monkeypatch,
         (cell,) = (cell for cell in results.cells if cell.attack == attack)
         assert float((right & ~reached).mean()) == cell.robust_accuracy
         assert set(saved["norm"]) == {norm}
-        code, out, err = command(monkeypatch, capsys, "export", "kept.yaml", "--attack", attack, "--out", f"{attack}/")
-        assert code == 0, err
+        code, told = say("export", "kept.yaml", "--attack", attack, "--out", f"{attack}/")
+        assert code == 0, told
         rows = list(csv.DictReader((tmp_path / attack / "samples.csv").open()))
         assert [row["adversarial_prediction"] for row in rows] == [
             str(one) for one in seen(model, images_in(tmp_path / attack / "adversarial", rows))
         ]
-        assert "after rounding to 8 bits" in out
+        assert "after rounding to 8 bits" in told
     for arguments, said in [
         (("--attack", "pdg"), "did you mean 'pgd'?"),
         ((), "the results have 2 attacks"),
         (("--attack", "pgd", "--seed", 3), "its seeds are 0"),
     ]:
-        code, _, err = command(monkeypatch, capsys, "export", "runs/kept", *arguments, "--out", "x.npz")
-        assert (code, said in err) == (2, True), err
-    assert command(monkeypatch, capsys, "store", "prune", "kept.yaml", "--perturbations", "--yes")[0] == 0
-    code, _, err = command(monkeypatch, capsys, "export", "runs/kept", "--attack", "pgd", "--out", "x.npz")
-    assert (code, "were not kept" in err) == (1, True), err
+        code, told = say("export", "runs/kept", *arguments, "--out", "x.npz")
+        assert (code, said in told) == (2, True), told
+    assert say("store", "prune", "kept.yaml", "--perturbations", "--yes")[0] == 0
+    code, told = say("export", "runs/kept", "--attack", "pgd", "--out", "x.npz")
+    assert (code, "were not kept" in told) == (1, True), told

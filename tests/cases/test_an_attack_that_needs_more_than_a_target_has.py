@@ -17,21 +17,21 @@ from robustkd.contracts.capability import ORDINARY
 from robustkd.defenses.image.ensembles.ensemble import Ensemble as EnsembleDefense
 from robustkd.defenses.text.pretrain import LMPretrain
 from robustkd.targets import ClassifierTarget, EnsembleTarget, PipelineTarget
+from support.campaigns import tiny_campaign
 
-IMAGES = """\
-version: 1
-name: needs
-data: {name: digits, train: 40, test: 4}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  one: {kind: standard, model: tiny-cnn, epochs: 1}
-  two: {kind: standard, model: tiny-cnn, epochs: 1, replica: 1}
-  both: {kind: ensemble, members: [one, two]}
-  behind: {kind: input-transform, base: both, transforms: [{kind: bit-depth}]}
-attacks:
-  pgd: {kind: pgd}
-  averaged-mora: {kind: eot, attack: {kind: mora}}
-"""
+IMAGES = tiny_campaign(
+    "needs",
+    {
+        "one": "{kind: standard, model: tiny-cnn, epochs: 1}",
+        "two": "{kind: standard, model: tiny-cnn, epochs: 1, replica: 1}",
+        "both": "{kind: ensemble, members: [one, two]}",
+        "behind": "{kind: input-transform, base: both, transforms: [{kind: bit-depth}]}",
+    },
+    {"pgd": "{kind: pgd}", "averaged-mora": "{kind: eot, attack: {kind: mora}}"},
+    train=40,
+    test=4,
+    checks=None,
+)
 PROMPTS = """\
 version: 1
 name: needs

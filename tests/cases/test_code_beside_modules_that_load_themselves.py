@@ -10,6 +10,7 @@ import pytest
 
 import robustkd
 from robustkd.plugins.sources import files_read, unwatched
+from support.campaigns import external, tiny_campaign
 
 LAZY = """\
 import sys, types
@@ -30,17 +31,7 @@ def build():
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
 """
-CAMPAIGN = """\
-version: 1
-name: lazy
-data: {name: digits, train: 60, test: 12}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  mine: {kind: external, code: 'lazy_net.py:build'}
-attacks:
-  fgsm: {kind: fgsm}
-checks: none
-"""
+CAMPAIGN = tiny_campaign("lazy", external("lazy_net.py:build"), train=60, test=12)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ import torch
 
 import robustkd
 from robustkd import plugins
-from robustkd.cli import main
 from robustkd.contracts import RobustkdError
 from robustkd.evaluation.prompts import prepare
 from robustkd.plugin_kit import prompt_fixtures
 from robustkd.targets.code import function_by_reference
+from support.campaigns import external, tiny_campaign
+from support.command_line import CommandLine
 
 OWN = """\
 import numpy as np
@@ -77,15 +77,7 @@ LOAD, ROW, UNLABELLED, BATCH, PROMPTS, JUDGE = (
         'return [output["text"] for output in outputs]',
     )
 )
-CAMPAIGN = """\
-version: 1
-name: own
-data: {name: code, code: "own.py:rows"}
-threat: {norm: linf, eps: 0.1}
-defenses: {mine: {kind: external, code: "own.py:build"}}
-attacks: {fgsm: {kind: fgsm}}
-checks: none
-"""
+CAMPAIGN = tiny_campaign("own", external("own.py:build"), data='{name: code, code: "own.py:rows"}')
 PROMPTED = """\
 version: 1
 name: prompted
@@ -105,33 +97,24 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "own.py"
 
 
-def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["robustkd", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.out + captured.err
-    return " ".join((captured.out + captured.err).split())
-
-
 @pytest.mark.parametrize(
     ("function", "line"), [("load", LOAD), ("rows", ROW), ("unlabelled", UNLABELLED), ("batches", BATCH), ("prompts", PROMPTS)]
 )
-def test_data_from_a_command(
-    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], function: str, line: int
-) -> None:
+@pytest.mark.usefixtures("own")
+def test_data_from_a_command(robustkd: CommandLine, function: str, line: int) -> None:
     command = ["attack", "fgsm", "--model", "own.py:build", "--data", "code", "--data-set", f"code=own.py:{function}"]
-    assert f"own.py:{line}: " in told(monkeypatch, capsys, *command, "--device", "cpu")
+    said = robustkd(*command, "--device", "cpu")
+    assert said.code
+    assert f"own.py:{line}: " in said.words
 
 
 @pytest.mark.parametrize(("text", "line"), [(CAMPAIGN, ROW), pytest.param(PROMPTED, JUDGE, marks=pytest.mark.slow)])
-def test_a_campaign(
-    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, line: int
-) -> None:
+@pytest.mark.usefixtures("own")
+def test_a_campaign(robustkd: CommandLine, text: str, line: int) -> None:
     Path("c.yaml").write_text(text)
-    said = told(monkeypatch, capsys, "run", "c.yaml", "--no-track", "--workers", "0", "--device", "cpu")
-    assert f"own.py:{line}" in said
+    said = robustkd("run", "c.yaml", "--no-track", "--workers", "0", "--device", "cpu")
+    assert said.code
+    assert f"own.py:{line}" in said.words
 
 
 @pytest.mark.parametrize(("function", "line"), [("rows", ROW), ("unlabelled", UNLABELLED), ("batches", BATCH)])

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
 from robustkd import plugins
 from robustkd.attacks.text.engine.continuous import EmbeddingPGD
-from robustkd.contracts import Judge, Prompts, Request, ThreatModel
+from robustkd.contracts import Prompts, Request, ThreatModel
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
 from support.attention_kinds import model_of
+from support.blind_judges import SaysYes
 
 WORDS = tuple(f"w{number}" for number in range(20))
-
-
-class Always(Judge):
-    """Everything complies, so what an attack asks first is what it took."""
-
-    def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray:
-        return np.ones(len(requests), dtype=bool)
 
 
 @pytest.mark.parametrize("kind", ["Llama", "Gemma", "Gemma2", "Gemma3"])
@@ -43,7 +34,7 @@ def test_the_audit_measures_in_the_same_unit(kind: str) -> None:
     attack = plugins.make(
         "attacks", {"kind": "embedding", "eps": [1.0], "steps": 3, "step_size": 1.0, "restarts": 1, "asks": 1}
     )
-    judges = {"always": Always(Always.Params())}
+    judges = {"always": SaysYes()}  # what an attack asks first is what it took
     batch = prepare(target, requests, np.arange(1), judges)
     threat = attack.threat_for(ThreatModel.by_prompt(2))
     found = evaluate_prompt_attack(target, attack, batch, threat, judges)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import codecs
-from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from collections.abc import Callable
+from typing import get_args
 from urllib.parse import unquote
 
 import pytest
-import torch
 
 import robustkd
 from robustkd.attacks.text.rewording.encodings import ENCODERS, Encoding
-from robustkd.contracts import GenerativeTarget, Request, UsageError
+from robustkd.contracts import Request, UsageError
+from support.answers_by_rule import ByRule
 
 DECODERS: dict[str, Callable[[str], str]] = {
     "base64": lambda text: base64.b64decode(text).decode(),
@@ -56,32 +56,16 @@ def test_encodings_by_hand() -> None:
     assert set(get_args(Encoding)) == ENCODERS.keys()
 
 
-class Decoding(GenerativeTarget):
-    """It refuses what it reads in plain words, and does what base64 says."""
-
-    kind = "decoding"
-
-    def __init__(self) -> None:
-        self.module, self.asked = torch.nn.Identity(), []  # type: ignore[var-annotated]
-
-    def respond(self, asked: Sequence[Request]) -> list[str]:
-        self.asked += [question.prompt for question in asked]
-        last = [question.prompt.rpartition("\n")[2] for question in asked]
-        return ["sure" if text == ENCODERS["base64"](REQUEST) else "no" for text in last]
-
-    def card(self) -> dict[str, Any]:
-        return {"target": self.kind}
-
-    @classmethod
-    def from_card(cls, card: dict[str, Any]) -> Decoding:
-        return cls()
+def decoding(asked: Request) -> str:
+    """A model that refuses what it reads in plain words, and does what base64 says."""
+    return "sure" if asked.prompt.rpartition("\n")[2] == ENCODERS["base64"](REQUEST) else "no"
 
 
 def test_a_model_that_decodes_is_broken_and_its_control_is_not() -> None:
     def sure(requests: list[str], outputs: list[str]) -> list[bool]:
         return [output == "sure" for output in outputs]
 
-    model = Decoding()
+    model = ByRule(decoding)
     attack = {"kind": "encodings", "encodings": ["hex", "base64", "rot13"]}
     found = robustkd.attack(attack, model, [REQUEST], judges=sure)
     assert (found.success.tolist(), found.outcome.attempts.tolist()) == ([True], [2])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import robustkd
 from robustkd.plugin_kit import fixtures
-from support.campaigns import tiny_campaign
+from support.campaigns import external, tiny_campaign
 
 
 @pytest.fixture(autouse=True)
@@ -113,9 +113,7 @@ def build():
 @pytest.mark.slow
 def test_a_campaign_attacks_and_checks_a_model_in_float32_whose_own_file_asks_for_less(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NET)
-    (tmp_path / "coarse.yaml").write_text(
-        tiny_campaign(checks="standard", defenses={"mine": "{kind: external, code: 'net.py:build'}"})
-    )
+    (tmp_path / "coarse.yaml").write_text(tiny_campaign(checks="standard", defenses=external("net.py:build")))
     done = subprocess.run(
         [sys.executable, "-m", "robustkd", "run", "coarse.yaml", "--no-track", "--workers", "1", "--device", "cpu"],
         cwd=tmp_path,

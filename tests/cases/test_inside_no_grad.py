@@ -24,6 +24,7 @@ from robustkd.evaluation.checks import check_names
 from robustkd.evaluation.images import make_batch
 from robustkd.integrations.autoattack import AutoAttack
 from robustkd.targets import ClassifierTarget
+from support.campaigns import tiny_campaign
 from support.families import FAMILIES, allowed, brief
 
 MODES = [torch.no_grad, torch.inference_mode]
@@ -123,17 +124,12 @@ def test_a_model_made_in_inference_mode_is_told_so(net: nn.Module, samples: tupl
     assert torch.equal(attacked("pgd", again, *samples), attacked("pgd", net, *samples))
 
 
-CAMPAIGN = """
-version: 1
-name: inside
-data: {name: digits, train: 40, validation: 10, test: 10}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  plain: {kind: pgd-at, model: tiny-cnn, epochs: 1, inner: {steps: 1}}
-attacks:
-  pgd: {kind: pgd, steps: 2}
-checks: none
-"""
+CAMPAIGN = tiny_campaign(
+    "inside",
+    {"plain": "{kind: pgd-at, model: tiny-cnn, epochs: 1, inner: {steps: 1}}"},
+    {"pgd": "{kind: pgd, steps: 2}"},
+    data="{name: digits, train: 40, validation: 10, test: 10}",
+)
 
 
 def test_a_campaign_in_this_process_trains_and_attacks_alike(tmp_path: Path) -> None:

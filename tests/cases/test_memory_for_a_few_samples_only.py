@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 import robustkd
-from robustkd.cli import main
 from robustkd.contracts import ThreatModel
 from robustkd.contracts.check import Finding
 from robustkd.evaluation.checks import check_names, make_check
@@ -24,6 +22,8 @@ from robustkd.scoring.results import DefenseResult
 from robustkd.scoring.verdict import verdict
 from robustkd.targets import ClassifierTarget, SplitTarget
 from robustkd.tracking import descriptions
+from support.campaigns import external, tiny_campaign
+from support.command_line import CommandLine
 from support.small_memory import small_network
 
 MOST = 16
@@ -152,41 +152,32 @@ MODEL = small_network(
         return self.head(x.flatten(1))""",
 )
 
-CAMPAIGN = """
-version: 1
-name: memory
-data: {name: digits, train: 20, validation: 10, test: 20}
-threat: {norm: linf, eps: 0.02}
-defenses:
-  linear: {kind: external, code: "FOLDER/net.py:Full"}
-attacks:
-  square: {kind: square, queries: 20}
-checks: {samples: 8}
-"""
+CAMPAIGN = tiny_campaign(
+    "memory",
+    external("FOLDER/net.py:Full", "linear"),
+    {"square": "{kind: square, queries: 20}"},
+    data="{name: digits, train: 20, validation: 10, test: 20}",
+    eps=0.02,
+    checks="{samples: 8}",
+)
 
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+def run(robustkd: CommandLine, tmp_path: Path) -> Callable[[], str]:
     (tmp_path / "net.py").write_text(MODEL)
     text = CAMPAIGN.replace("FOLDER", str(tmp_path))
     (tmp_path / "memory.yaml").write_text(text)
 
     def run() -> str:
-        line = ["run", tmp_path / "memory.yaml", "--out", tmp_path / "out", "--no-track", "--workers", 0]
-        monkeypatch.setattr(sys, "argv", ["robustkd", *map(str, line)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        said = capsys.readouterr()
-        assert left.value.code in (0, None), said.out + said.err
-        return said.out + said.err
+        code, out, err = robustkd("run", tmp_path / "memory.yaml", "--out", tmp_path / "out", "--no-track", "--workers", 0)
+        assert code == 0, out + err
+        return out + err
 
     return run
 
 
 @pytest.mark.usefixtures("no_escalation")
-def test_a_want_of_memory_in_a_campaign_is_not_final(
-    run: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_want_of_memory_in_a_campaign_is_not_final(run: Callable[[], str], tmp_path: Path) -> None:
     def result() -> dict[str, object]:
         return json.loads((tmp_path / "out" / "results.json").read_text())["defenses"][0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from robustkd import plugins
 from robustkd.contracts import GenerativeTarget, Judge, Prompts, ThreatModel
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
+from support.begins_as_aimed import BeginsAsAimed
 from support.toy_language_model import toy_language_model
 from support.toy_text_to_image import ShowsThePicture, requests, toy
 
@@ -34,13 +35,6 @@ PICTURE_ATTACKS: Mapping[str, Mapping[str, Any]] = {
     "unlearndiffatk": {"steps": 2, "tokens": 2},
     "seed-search": {},
 }
-
-
-class Begins(Judge):
-    """Whether an answer begins as it is aimed at."""
-
-    def complied(self, requests: Prompts, outputs: Sequence[str]) -> np.ndarray:
-        return np.array([said.startswith(aim) for said, aim in zip(outputs, requests["target"], strict=True)])
 
 
 @contextmanager
@@ -83,7 +77,7 @@ def require_alike(run: Callable[[], Evaluation], *modules: nn.Module) -> None:
 def test_a_language_model(name: str) -> None:
     target = toy_language_model(WORDS, hidden_size=32)
     asked = Prompts(TEXTS, np.zeros(4, dtype=np.int64))
-    require_alike(lambda: attacked(name, TEXT_ATTACKS[name], target, asked, Begins()), target.module)
+    require_alike(lambda: attacked(name, TEXT_ATTACKS[name], target, asked, BeginsAsAimed()), target.module)
 
 
 @pytest.mark.parametrize("name", PICTURE_ATTACKS)

@@ -17,22 +17,14 @@ from robustkd.campaigns.store.identity import plugin_identity
 from robustkd.contracts import CheckContext, CutOff, PromptBatch, Prompts, Request, Responses, ThreatModel
 from robustkd.evaluation.checks import make_check
 from robustkd.targets import load_target
-from support.model_folders import language_model
+from support.model_folders import TEXT, language_model
 from support.toy_language_model import TEMPLATE
 
 THINKS = TEMPLATE.replace(
     "<assistant> {% endif %}",
     "<assistant> {% if not (enable_thinking is defined and enable_thinking) %}hello {% endif %}{% endif %}",
 )
-CAMPAIGN = """\
-version: 1
-name: text
-data: {name: behaviors, file: requests.csv}
-threat: {attempts: 1}
-judges: {refusal: {kind: refusal-match}}
-defenses: {elsewhere: {kind: causal-lm, path: model, max_new_tokens: 3OPTIONS}}
-attacks: {direct: {kind: direct}}
-"""
+CAMPAIGN = TEXT.replace("path: model", "path: model, max_new_tokens: 3OPTIONS").replace("checks: none\n", "")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from robustkd.campaigns.execution.run import Observer, run
 from robustkd.campaigns.file import spec
 from robustkd.campaigns.plan import plan as planning
 from robustkd.contracts import AttackError
-from support.campaigns import tiny_campaign
+from support.campaigns import external, tiny_campaign
 from support.processes import children
 
 ATTACKS = {"fgsm": "{kind: fgsm}", "pgd": "{kind: pgd, steps: 1}"}
@@ -94,11 +95,17 @@ class Hangs(torch.nn.Module):
 """
 
 
-@pytest.fixture
-def hanging(tmp_path):
-    """A campaign whose attack hangs, as text; the file ``model.py.began`` says that it does."""
-    (tmp_path / "model.py").write_text(HANGS)
-    return tiny_campaign("hangs", test=20, defenses={"hangs": '{kind: external, code: "model.py:Hangs"}'})
+@contextmanager
+def hanging(folder):
+    """The driver of a campaign whose attack, in a child, hangs; at the end of the block the driver is waited for."""
+    (folder / "model.py").write_text(HANGS)  # it writes the file that says that it hangs
+    (folder / "c.yaml").write_text(tiny_campaign("hangs", external("model.py:Hangs", "hangs"), test=20))
+    argv = [sys.executable, "-m", "robustkd", "run", "c.yaml", "--workers", "1", "--no-track", "--device", "cpu"]
+    with subprocess.Popen(argv, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as driver:
+        while not (folder / "model.py.began").exists():
+            assert driver.poll() is None
+            time.sleep(0.05)
+        yield driver
 
 
 def of_folder(folder):
@@ -125,13 +132,8 @@ def of_folder(folder):
         pytest.param((signal.SIGSTOP, signal.SIGCONT, signal.SIGTERM), id="suspended before", marks=pytest.mark.slow),
     ],
 )
-def test_children_end_with_their_driver(tmp_path, hanging, signals):
-    (tmp_path / "c.yaml").write_text(hanging)
-    argv = [sys.executable, "-m", "robustkd", "run", "c.yaml", "--workers", "1", "--no-track", "--device", "cpu"]
-    with subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as driver:
-        while not (tmp_path / "model.py.began").exists():
-            assert driver.poll() is None
-            time.sleep(0.05)
+def test_children_end_with_their_driver(tmp_path, signals):
+    with hanging(tmp_path) as driver:
         assert len(of_folder(tmp_path)) == 2
         for one in signals:
             driver.send_signal(one)
@@ -144,13 +146,8 @@ def test_children_end_with_their_driver(tmp_path, hanging, signals):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and prctl")
 @pytest.mark.timeout(120)
-def test_a_child_that_was_stopped_ends_with_its_driver(tmp_path, hanging):
-    (tmp_path / "c.yaml").write_text(hanging)
-    argv = [sys.executable, "-m", "robustkd", "run", "c.yaml", "--workers", "1", "--no-track", "--device", "cpu"]
-    with subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as driver:
-        while not (tmp_path / "model.py.began").exists():
-            assert driver.poll() is None
-            time.sleep(0.05)
+def test_a_child_that_was_stopped_ends_with_its_driver(tmp_path):
+    with hanging(tmp_path) as driver:
         (child,) = (int(process.name) for process in of_folder(tmp_path) if int(process.name) != driver.pid)
         os.kill(child, signal.SIGSTOP)
         driver.kill()

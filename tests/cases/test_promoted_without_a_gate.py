@@ -8,16 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from robustkd.cli import cli
+from support.campaigns import tiny_campaign
 
-CAMPAIGN = """\
-version: 1
-name: ungated
-data: {name: digits, train: 300, test: 40}
-threat: {norm: linf, eps: 0.01}
-checks: none
-defenses: {plain: {kind: standard, model: small-cnn, epochs: 1}}
-attacks: {fgsm: {kind: fgsm}}
-"""
+CAMPAIGN = tiny_campaign("ungated", {"plain": "{kind: standard, model: small-cnn, epochs: 1}"}, train=300, test=40, eps=0.01)
 
 
 def test_a_campaign_without_gates_is_refused_where_nobody_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

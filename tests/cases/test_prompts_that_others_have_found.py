@@ -10,35 +10,23 @@ import numpy as np
 import pytest
 
 from robustkd import plugins
-from robustkd.contracts import DataError, GenerativeTarget, Judge, PromptAttack, Prompts, Request, TargetError, ThreatModel
+from robustkd.contracts import DataError, GenerativeTarget, Judge, PromptAttack, Prompts, TargetError, ThreatModel
 from robustkd.data.attack_prompts import FoundPrompt, read_attack_prompts
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.judging import PromptOutcome
 from robustkd.evaluation.prompts import evaluate_prompt_attack, prepare
-from robustkd.lazy import nn
+from support.answers_by_rule import ByRule
 
 ASKED = ("How is it made?", "The text\n\n---\n\nSum it up.", "Who did it?")
 
 
-class Listening(GenerativeTarget):
+class Listening(ByRule):
     """Gives way to prompts that say please."""
 
-    kind = "listening"
     capabilities = GenerativeTarget.capabilities | {"conversation"}
 
     def __init__(self) -> None:
-        self.module, self.asked = nn.Identity(), list[Request]()
-
-    def card(self) -> dict[str, Any]:
-        return {"target": self.kind}
-
-    @classmethod
-    def from_card(cls, card: dict[str, Any]) -> Listening:
-        return cls()
-
-    def respond(self, asked: Any) -> list[str]:
-        self.asked += asked
-        return ["yes" if "please" in question.prompt else "no" for question in asked]
+        super().__init__(lambda asked: "yes" if "please" in asked.prompt else "no")
 
 
 class Yes(Judge):
@@ -107,7 +95,7 @@ def test_own_transcripts_with_their_turns(tmp_path: Path) -> None:
     ]
     file.write_text("\n".join(map(json.dumps, lines)))
     found = attacked(target, file)
-    assert target.asked[3].turns == (("a", "b"),)
+    assert target.noted[3].turns == (("a", "b"),)
     assert found.transcripts[0].turns == (("a", "b"),)
     assert found.outcome.unjudged.tolist() == [False, True, True]
     target.capabilities = frozenset({"respond"})
@@ -121,7 +109,7 @@ def test_tables_and_several_files_each_prompt_once(tmp_path: Path) -> None:
     other.write_text(json.dumps([{"request": ASKED[0], "prompt": "second"}]))
     target = Listening()
     attacked(target, one, other)
-    assert [question.prompt for question in target.asked[3:6]] == ["first", "who", "second"]
+    assert [question.prompt for question in target.noted[3:6]] == ["first", "who", "second"]
 
 
 @pytest.mark.parametrize(

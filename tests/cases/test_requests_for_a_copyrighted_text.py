@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from robustkd.cli import main
+from support.command_line import CommandLine
 from support.model_folders import TEXT, language_model
 
 HARMBENCH = """\
@@ -28,16 +27,10 @@ hello it,standard,illegal,,,c
         (", keep: {FunctionalCategory: [copyright]}", 1, "1 of 1 requests of requests.csv have the tag hash_check"),
     ],
 )
-def test_what_the_plan_says(
-    choice: str, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_what_the_plan_says(robustkd: CommandLine, choice: str, code: int, said: str, tmp_path: Path) -> None:
     language_model(tmp_path / "model")
     Path("requests.csv").write_text(HARMBENCH)
     Path("c.yaml").write_text(TEXT.replace("requests.csv}", f"requests.csv{choice}}}"))
-    monkeypatch.setattr(sys, "argv", ["robustkd", "plan", "c.yaml"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    captured = capsys.readouterr()
-    assert (ended.value.code or 0) == code
-    assert said in " ".join((captured.out + captured.err).split())
+    told = robustkd("plan", "c.yaml")
+    assert told.code == code
+    assert said in told.words

@@ -15,12 +15,13 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from robustkd import plugins
-from robustkd.contracts import AttackError, DataError, FitContext, Judge, Modality, Prompts, RawData, Request, ThreatModel
+from robustkd.contracts import AttackError, DataError, FitContext, Modality, Prompts, RawData, Request, ThreatModel
 from robustkd.data.prompt_lengths import Measure
 from robustkd.evaluation.images import Evaluation
 from robustkd.evaluation.prompts import JudgedAttempts, evaluate_prompt_attack, prepare
 from robustkd.judges.labels import sized
 from robustkd.targets.text_to_image import TextToImageTarget
+from support.blind_judges import SaysNo
 from support.command_line import CommandLine
 from support.model_folders import PICTURES, clip, stable_diffusion
 
@@ -30,13 +31,10 @@ I2P = "prompt,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height\n"
 ROWS = ("a b c", "a b c", "a b c d e f g h i j k l")
 
 
-class Never(Judge):
+class Never(SaysNo):
     """No picture shows anything."""
 
     modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
-
-    def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray:
-        return np.zeros(len(requests), dtype=bool)
 
 
 @pytest.fixture

@@ -15,21 +15,19 @@ from robustkd.cli import cli
 from robustkd.contracts import RobustkdError, TargetError
 from robustkd.data import SplitParams, load_splits
 from robustkd.plugins.onnx_files import onnx_files
+from support.campaigns import tiny_campaign
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
-CAMPAIGN = """
-version: 1
-name: outside
-data: {name: digits, test: 40}
-threat: {norm: linf, eps: 0.01}
-defenses:
-  mine: {kind: external, file: net.onnx}
-attacks:
-  square: {kind: square, queries: 10}
-checks: none
-"""
+CAMPAIGN = tiny_campaign(
+    "outside",
+    {"mine": "{kind: external, file: net.onnx}"},
+    {"square": "{kind: square, queries: 10}"},
+    train=None,
+    test=40,
+    eps=0.01,
+)
 
 
 def write(weight: np.ndarray, *, hard: bool = False) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import pytest
 import torch
 
 from robustkd import plugins
-from robustkd.cli import main
 from robustkd.contracts import FitContext, Prompts, Request, RobustkdError, ThreatModel
+from support.command_line import CommandLine
 from support.model_folders import PICTURES, TEXT, State, clip, encoder, language_model, rewritten, stable_diffusion
 
 Change = Callable[[State], State]
@@ -152,10 +151,7 @@ def test_a_judges_encoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("campaign", "part"), [(TEXT, "."), (PICTURES, "text_encoder")])
-def test_the_campaign_has_no_number(
-    campaign: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_campaign_has_no_number(robustkd: CommandLine, campaign: str, part: str, tmp_path: Path) -> None:
     Path("requests.csv").write_text("prompt,evaluation_seed\nsay it,1\n")
     Path("c.yaml").write_text(campaign)
     if campaign is TEXT:
@@ -163,13 +159,7 @@ def test_the_campaign_has_no_number(
     else:
         clip(tmp_path / "clip")
         rewritten(stable_diffusion(tmp_path / "model") / part, prefixed)
-    monkeypatch.setattr(
-        sys, "argv", ["robustkd", "run", "c.yaml", "--workers", "0", "--no-track", "--device", "cpu", "--quiet"]
-    )
-    with pytest.raises(SystemExit) as stop:
-        main()
-    captured = capsys.readouterr()
-    said = " ".join((captured.out + captured.err).split())
-    assert stop.value.code == 3
-    assert "does not fit the network: it lacks" in said
-    assert "this is a bug" not in said
+    said = robustkd("run", "c.yaml", "--workers", "0", "--no-track", "--device", "cpu", "--quiet")
+    assert said.code == 3
+    assert "does not fit the network: it lacks" in said.words
+    assert "this is a bug" not in said.words

@@ -17,7 +17,7 @@ from robustkd.cli import cli, main
 from robustkd.contracts import Patch, PixelBudget, RobustkdError, suggestion
 from robustkd.plugins import names
 from robustkd.targets import ClassifierTarget
-from support.campaigns import tiny_campaign
+from support.campaigns import external, tiny_campaign
 
 MODEL = "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
 
@@ -213,7 +213,7 @@ def test_labels_from_1_to_k(folder: Path) -> None:
     pixels, labels = np.random.default_rng(0).random((20, 1, 8, 8)), 1 + np.arange(20) % 10
     np.savez(folder / "mine.npz", images=pixels, labels=labels)
     data = "{name: npz, file: mine.npz}"
-    text = tiny_campaign(defenses={"mine": "{kind: external, code: 'net.py:build'}"})
+    text = tiny_campaign(defenses=external("net.py:build"))
     (folder / "c.yaml").write_text(text.replace("{name: digits, train: 100, test: 20}", data))
     done = CliRunner().invoke(cli, ["run", "c.yaml", "--no-track", "--workers", "0"])
     assert "number the labels from 0" in " ".join((done.output + done.stderr).split())

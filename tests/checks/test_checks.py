@@ -3,46 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 import robustkd
 from robustkd import plugins
 from robustkd.contracts import AttackEvidence, Batch, CheckContext, ThreatModel
 from robustkd.targets import ClassifierTarget
+from support.small_networks import Around
 
 ATTACKS = ["fgsm", {"kind": "pgd", "steps": 10}, {"kind": "pgd", "steps": 10, "loss": "margin"}]
-
-
-@pytest.fixture(scope="module")
-def digits():
-    images, labels = load_digits(return_X_y=True)
-    x = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16
-    return x, torch.tensor(labels)
-
-
-@pytest.fixture(scope="module")
-def honest(digits):
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
-    x, y = digits[0][:1200], digits[1][:1200]
-    for _ in range(60):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(net(x), y).backward()
-        optimiser.step()
-    return net.eval()
-
-
-class Then(nn.Module):
-    """A network followed, or preceded, by something."""
-
-    def __init__(self, net, after=lambda z: z, before=lambda x: x):
-        super().__init__()
-        self.net, self.after, self.before = net, after, before
-
-    def forward(self, x):
-        return self.after(self.net(self.before(x)))
 
 
 def evaluated(net, digits):
@@ -78,7 +47,7 @@ def test_an_honest_network_is_credible(honest, digits):
 def test_each_symptom_is_found(only_checks, honest, digits, symptom, after, before, verdict):
     only_checks(symptom)
     torch.manual_seed(0)
-    report = evaluated(Then(honest, after, before), digits)
+    report = evaluated(Around(honest, before, after), digits)
     assert symptom in fired(report)
     if verdict:
         assert report.verdict == verdict
@@ -90,7 +59,7 @@ def test_each_symptom_is_found(only_checks, honest, digits, symptom, after, befo
 @pytest.mark.usefixtures("no_remedies")
 def test_saturation_is_explained_with_both_numbers(only_checks, honest, digits):
     only_checks("loss-disagreement")
-    report = evaluated(Then(honest, lambda z: z * 1e3), digits)
+    report = evaluated(Around(honest, behind=lambda z: z * 1e3), digits)
     said = next(f for f in report.findings if f.name == "loss-disagreement").evidence
     assert said["robust_accuracy_cross_entropy"] > said["robust_accuracy_margin"] + 0.1
     assert f"{100 * said['robust_accuracy_margin']:.1f} %" in said["explanation"]

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 from robustkd import plugins
@@ -13,26 +12,9 @@ from robustkd.contracts import Attack, AttackResult, CheckContext, Finding, Thre
 from robustkd.evaluation.checks import check_names, make_check, run_checks, run_remedies
 from robustkd.evaluation.images import evaluate_attack, evidence_of, make_batch, with_clean_logits
 from robustkd.targets import ClassifierTarget, fingerprint
+from support.small_networks import Around
 
 THREAT = ThreatModel("linf", 0.1)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    images, labels = load_digits(return_X_y=True)
-    return torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels)
-
-
-@pytest.fixture(scope="module")
-def honest(digits):
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
-    for _ in range(60):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(net(digits[0][:1200]), digits[1][:1200]).backward()
-        optimiser.step()
-    return net.eval()
 
 
 def examined(net, digits, *attacks, n=80, classes=10):
@@ -56,17 +38,6 @@ def run(name, context, **params):
 
 PGD = {"kind": "pgd", "steps": 20}
 SMALL = {"noise-beats-attack": {"samples": 8, "points": 1000}, "binarization-test": {"samples": 8, "inner": 199}}
-
-
-class Around(nn.Module):
-    """A network with something before or behind it."""
-
-    def __init__(self, net, before=lambda x: x, behind=lambda z: z):
-        super().__init__()
-        self.net, self.before, self.behind = net, before, behind
-
-    def forward(self, x):
-        return self.behind(self.net(self.before(x)))
 
 
 @pytest.mark.parametrize("name", check_names("thorough"))

@@ -6,7 +6,7 @@ from torch import nn
 
 import robustkd
 from robustkd.data import SplitParams, load_splits
-from robustkd.targets.checkpoints import load_weights
+from support.published_networks import masked_cnn
 
 
 class Binarise(nn.Module):
@@ -17,31 +17,11 @@ class Binarise(nn.Module):
         return x
 
 
-class MaskedCNN(nn.Module):
-    """The fixture's network: conv 20, 70, 256 with BatchNorm and ELU, then 10 logits."""
-
-    def __init__(self):
-        super().__init__()
-        self.binarise = Binarise()
-        shapes = ((1, 20, 5, 1), (20, 70, 4, 2), (70, 256, 3, 2))
-        for i, (given, made, kernel, stride) in enumerate(shapes):
-            self.add_module(f"conv_{i}", nn.Conv2d(given, made, kernel, stride=stride))
-            self.add_module(f"bn_{i}", nn.BatchNorm2d(made))
-        self.conv_3 = nn.Conv2d(256, 10, 5)
-
-    def forward(self, x):
-        h = self.binarise(x)
-        for i in range(3):
-            h = nn.functional.elu(getattr(self, f"bn_{i}")(getattr(self, f"conv_{i}")(h)))
-        return self.conv_3(h)[:, :, 0, 0]
-
-
 @pytest.mark.slow
 @pytest.mark.shared_data
 def test_the_binarised_cnn_is_flagged_with_both_numbers(shared_data):
     """PGD-40 at eps 0.3 says 98.0 %, with BPDA 57.6 % (measured on 500 images, with the fixture)."""
-    net = MaskedCNN()
-    load_weights(net, shared_data / "networks" / "mnist_masked_cnn.safetensors")
+    net = masked_cnn(shared_data, Binarise())
     data = load_splits("mnist", {"root": str(shared_data / "mnist")}, SplitParams(test=100))
     torch.manual_seed(0)
     report = robustkd.audit(

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from support.campaigns import external, tiny_campaign
+
 NET = """\
 import torch
 from torch import nn
@@ -101,9 +103,14 @@ def test_an_attack_that_breaks_the_threat_model_gives_no_number(robustkd):
 @pytest.mark.usefixtures("no_remedies")
 def test_in_a_campaign_its_cell_is_invalid_everywhere(robustkd, tmp_path):
     (tmp_path / "c.yaml").write_text(
-        "version: 1\nname: c\ndata: {name: digits, test: 40}\nthreat: {norm: linf, eps: 0.1}\n"
-        "defenses:\n  mine: {kind: external, code: 'net.py:honest'}\n"
-        "attacks:\n  pgd: {kind: pgd, steps: 5}\n  bad: {kind: grey-levels}\nchecks: {level: standard, samples: 16}\n"
+        tiny_campaign(
+            "c",
+            external("net.py:honest"),
+            {"pgd": "{kind: pgd, steps: 5}", "bad": "{kind: grey-levels}"},
+            train=None,
+            test=40,
+            checks="{level: standard, samples: 16}",
+        )
     )
     code, out, err = robustkd("run", "c.yaml", "--no-track", "--workers", "0", "--device", "cpu")
     assert code == 3
@@ -129,8 +136,7 @@ def test_in_a_campaign_its_cell_is_invalid_everywhere(robustkd, tmp_path):
 @pytest.mark.usefixtures("no_escalation")
 def test_a_model_without_gradients_still_gets_a_number_from_the_black_box(robustkd, tmp_path):
     (tmp_path / "d.yaml").write_text(
-        "version: 1\nname: d\ndata: {name: digits, test: 40}\nthreat: {norm: linf, eps: 0.1}\n"
-        "defenses:\n  cut: {kind: external, code: 'net.py:cut'}\nattacks:\n  pgd: {kind: pgd, steps: 5}\n"
+        tiny_campaign("d", external("net.py:cut", "cut"), {"pgd": "{kind: pgd, steps: 5}"}, train=None, test=40, checks=None)
     )
     code, out, err = robustkd("run", "d.yaml", "--no-track", "--workers", "0", "--device", "cpu")
     assert code == 3

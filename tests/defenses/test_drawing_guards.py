@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,10 +18,8 @@ from transformers import CLIPImageProcessor
 
 from robustkd import plugins
 from robustkd.attacks.diffusion.engine.denoising import Denoising, pictures
-from robustkd.cli import main
 from robustkd.contracts import (
     FitContext,
-    Judge,
     Modality,
     Params,
     Prompts,
@@ -39,6 +36,8 @@ from robustkd.targets import load_target, save_target
 from robustkd.targets.guarded_drawing import BehindDrawingGuards, GuardedDrawing
 from robustkd.targets.text_to_image import TextToImageTarget
 from robustkd.targets.withheld import Withheld
+from support.blind_judges import SaysYes
+from support.command_line import CommandLine
 from support.model_folders import PICTURES, clip, safety_checker, stable_diffusion
 from support.toy_text_to_image import BRIGHT, PICTURE, Drawer, ShowsThePicture, requests, toy
 
@@ -121,11 +120,8 @@ def test_what_is_held_back_is_black_and_refused(folder: Path) -> None:
     assert not isinstance(second, Withheld)
     assert torch.equal(second, fitted(folder, "text-to-image").respond([Request("a", seed=1)])[0])
 
-    class Always(Judge):
+    class Always(SaysYes):
         modalities: ClassVar[tuple[Modality, ...]] = ("text-to-image",)
-
-        def complied(self, requests: Prompts, outputs: Sequence[Any]) -> np.ndarray:
-            return np.ones(len(outputs), dtype=bool)
 
     columns = {"prompt": ("a b", "a"), "seed": ("1", "1"), "concept": ("x", "x")}
     asked, judges = Prompts(columns, np.zeros(2, dtype=np.int64)), {"always": Always(Always.Params())}
@@ -287,7 +283,12 @@ AWARE = "  through: {kind: through-guard, attack: {kind: pez, tokens: 2, steps: 
 
 @pytest.mark.parametrize("own", [False, True])
 def test_no_number_is_credible_until_a_search_knows_the_guard(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only_checks: Callable[..., None], own: bool
+    robustkd: CommandLine,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    only_checks: Callable[..., None],
+    own: bool,
 ) -> None:
     only_checks("guard-not-attacked")
     monkeypatch.chdir(tmp_path)
@@ -302,12 +303,7 @@ def test_no_number_is_credible_until_a_search_knows_the_guard(
     text = text.replace("attempts: 1", "attempts: 2").replace("MODEL", str(folder))
     for aware in (False, True):
         Path("c.yaml").write_text(text + AWARE * aware)
-        monkeypatch.setattr(
-            sys, "argv", ["robustkd", "run", "c.yaml", "--workers", "0", "--no-track", "--quiet", "--out", "out"]
-        )
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert not ended.value.code
+        assert robustkd("run", "c.yaml", "--workers", "0", "--no-track", "--quiet", "--out", "out").code == 0
         results = json.loads(Path("out/results.json").read_text())
         rows = {row["defense"]: row for row in results["defenses"]}
         (found,) = [item for item in rows["filtered"]["checks"] if item["name"] == "guard-not-attacked"]

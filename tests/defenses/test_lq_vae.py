@@ -16,6 +16,7 @@ from robustkd.contracts import UsageError
 from robustkd.data import SplitParams, load_splits
 from robustkd.defenses.image.inputs.lq_vae import LQVAERecipe, divergence, flatness
 from robustkd.targets import ClassifierTarget, PipelineTarget, TransformSpec, declared_surrogates, load_target
+from support.campaigns import tiny_campaign
 
 
 def test_divergence_is_that_of_two_gaussians():
@@ -86,20 +87,18 @@ def test_images_of_any_size_are_drawn_in_range(shape):
     assert drawn.max() <= 1
 
 
-CAMPAIGN = """
-version: 1
-name: filter
-data: {name: digits, train: 1000, test: 100}
-threat: {norm: linf, eps: 0.15}
-defenses:
-  plain: {kind: standard, model: tiny-cnn, epochs: 10}
-  filter: {kind: lq-vae, base: plain, bits: 64, width: 16, epochs: 25, lr: 0.002, batch_size: 50}
-attacks:
-  pgd: {kind: pgd, steps: 20}
-  bpda: {kind: bpda, attack: {kind: pgd, steps: 20}}
-matrix: {exclude: [{defense: plain}]}
-checks: none
-"""
+CAMPAIGN = tiny_campaign(
+    "filter",
+    {
+        "plain": "{kind: standard, model: tiny-cnn, epochs: 10}",
+        "filter": "{kind: lq-vae, base: plain, bits: 64, width: 16, epochs: 25, lr: 0.002, batch_size: 50}",
+    },
+    {"pgd": "{kind: pgd, steps: 20}", "bpda": "{kind: bpda, attack: {kind: pgd, steps: 20}}"},
+    train=1000,
+    test=100,
+    eps=0.15,
+    matrix="{exclude: [{defense: plain}]}",
+)
 
 
 @pytest.mark.slow

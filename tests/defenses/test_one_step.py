@@ -158,10 +158,7 @@ def test_dmd2s_direction_is_that_of_two_clean_pictures_each_by_its_own_scale() -
     for row in range(2):
         residuals = [drawn[row] - real[row], drawn[row] - fake[row]]
         np.testing.assert_allclose(found[row], (residuals[0] - residuals[1]) / np.abs(residuals[0]).mean())
-    models = Models.begin(base())
-    with torch.no_grad():
-        for weight in models.score.unet.parameters():
-            weight.add_(0.05 * torch.randn_like(weight))
+    models = of_two_minds()
     method = plugins.make("defenses", {"kind": "dmd2", "base": "base", "guidance": 1.0})
     seen = noised(models)
     with torch.no_grad():
@@ -171,12 +168,18 @@ def test_dmd2s_direction_is_that_of_two_clean_pictures_each_by_its_own_scale() -
         )
 
 
-def test_the_gradient_of_a_picture_is_the_direction_over_the_number_of_its_numbers() -> None:
-    """SwiftBrush's direction against the noises that diffusers' UNets say, one picture at a time."""
+def of_two_minds() -> Models:
+    """A teacher, and a score network that says something else."""
     models = Models.begin(base())
     with torch.no_grad():
         for weight in models.score.unet.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
+    return models
+
+
+def test_the_gradient_of_a_picture_is_the_direction_over_the_number_of_its_numbers() -> None:
+    """SwiftBrush's direction against the noises that diffusers' UNets say, one picture at a time."""
+    models = of_two_minds()
     seen = noised(models)
     method = plugins.make("defenses", {"kind": "swiftbrush", "base": "base", "guidance": 2.0})
     (gradient,) = torch.autograd.grad(method.generator_loss(models, seen, torch.Generator()).sum(), seen.drawn)
@@ -228,10 +231,7 @@ def _rates() -> dict[str, Any]:
 
 def test_a_guidance_is_drawn_for_each_picture_from_the_range() -> None:
     """At a range of one value PG-SB is SwiftBrush."""
-    models = Models.begin(base())
-    with torch.no_grad():
-        for weight in models.score.unet.parameters():
-            weight.add_(0.05 * torch.randn_like(weight))
+    models = of_two_minds()
     seen = noised(models)
     plain = plugins.make("defenses", {"kind": "swiftbrush", "base": "base", "guidance": 2.5})
     fixed, wide = (

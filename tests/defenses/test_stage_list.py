@@ -17,6 +17,7 @@ from robustkd.defenses.image.adversarial.pgd_at import PGDATRecipe
 from robustkd.defenses.image.representations.stage_list import StageList, StageListParams
 from robustkd.defenses.training.stages import run_stages
 from robustkd.targets import ClassifierTarget
+from support.campaigns import tiny_campaign
 
 BRIEF = {"epochs": 1, "optimiser": "adam", "lr": 0.01, "batch_size": 120}
 PLAIN = {"recipe": {"kind": "standard", **BRIEF}}
@@ -167,22 +168,14 @@ def test_a_list_that_is_none_is_refused_in_one_sentence(changes, said):
     assert said in str(caught.value)
 
 
-CAMPAIGN = """
-version: 1
-name: stages
-data: {name: digits, train: 100, test: 10}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  first: {kind: standard, model: tiny-cnn, epochs: 1}
-  listed:
+LISTED = """
     kind: stages
     start: first
     stages:
       - {recipe: {kind: pgd-at, epochs: 2}, train: body}
-      - {recipe: {kind: %s, epochs: 1}, train: head}
-attacks:
-  fgsm: {kind: fgsm}
-"""
+      - {recipe: {kind: %s, epochs: 1}, train: head}"""
+FIRST = "{kind: standard, model: tiny-cnn, epochs: 1}"
+CAMPAIGN = tiny_campaign("stages", {"first": FIRST, "listed": LISTED}, test=10, checks=None)
 
 
 def test_a_campaign_file_with_a_list_is_read_and_one_that_is_wrong_names_the_line(tmp_path):
@@ -190,7 +183,7 @@ def test_a_campaign_file_with_a_list_is_read_and_one_that_is_wrong_names_the_lin
     assert campaign.defenses["listed"].plugin.uses_threat
     with pytest.raises(UsageError) as caught:
         spec.from_text(CAMPAIGN % "ensemble", "c.yaml", tmp_path)
-    assert "c.yaml:13" in str(caught.value)
+    assert "c.yaml:12" in str(caught.value)
     assert "'ensemble' is no single loss on one network" in str(caught.value)
 
 

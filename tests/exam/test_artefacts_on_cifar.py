@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import robustkd
-from robustkd import plugins
 from robustkd.contracts import Arrays
 from robustkd.data import SplitParams, load_splits
-from robustkd.targets.files import load_weights
+from support.disguises import NoiseBackwards
+from support.published_networks import resnet20
 
 EPS = 2 / 255
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -25,16 +25,6 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def blurred(x: Tensor) -> Tensor:
     return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
-
-
-class NoiseBackwards(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return torch.randn_like(gradient)
 
 
 class GradientOfABlurredCopy(torch.autograd.Function):
@@ -81,9 +71,7 @@ class Lying(nn.Module):
 
 @pytest.fixture(scope="module")
 def network(shared_data: Path) -> nn.Module:
-    built = plugins.make("models", {"kind": "resnet20"}).build((3, 32, 32), 10)
-    load_weights(built, shared_data / "networks" / "cifar10_resnet20.safetensors")
-    return built.eval()
+    return resnet20(shared_data).eval()
 
 
 @pytest.fixture(scope="module")

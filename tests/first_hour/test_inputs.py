@@ -20,6 +20,7 @@ from robustkd.campaigns.plan import plan as planning
 from robustkd.cli import main
 from robustkd.contracts import Attack, RobustkdError
 from robustkd.targets import ClassifierTarget
+from support.campaigns import tiny_campaign
 from support.families import FAMILIES, brief
 from support.first_hour import robust_accuracy_of
 
@@ -201,18 +202,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
 
 def test_a_campaign(tmp_path: Path) -> None:
     (tmp_path / "m.py").write_text(MODEL)
-    text = """
-version: 1
-name: bounds
-data: {name: digits, test: 60}
-threat: {norm: linf, eps: 0.02}
-defenses:
-  plain: {kind: external, code: "m.py:build"}
-  wide: {kind: external, code: "m.py:wide", bounds: [-1, 1]}
-attacks:
-  pgd: {kind: pgd, steps: 5}
-checks: none
-"""
+    text = tiny_campaign(
+        "bounds",
+        {
+            "plain": '{kind: external, code: "m.py:build"}',
+            "wide": '{kind: external, code: "m.py:wide", bounds: [-1, 1]}',
+        },
+        {"pgd": "{kind: pgd, steps: 5}"},
+        train=None,
+        test=60,
+        eps=0.02,
+    )
     results = run(
         planning.build(spec.from_text(text, "bounds.yaml", tmp_path)),
         tmp_path / "out",

@@ -23,6 +23,7 @@ from robustkd.data import SplitParams, load_splits
 from robustkd.evaluation import deferred as deferred_images
 from robustkd.evaluation import images as evaluation
 from robustkd.targets import ClassifierTarget
+from support.campaigns import external, tiny_campaign
 
 RNG = np.random.default_rng(0)
 
@@ -237,18 +238,13 @@ def parts():
     return {"train": load(30), "test": load(10), "classes": ["no", "yes"]}
 """
 
-CAMPAIGN = """
-version: 1
-name: own
-data: {name: code, code: "own.py:load"}
-threat: {norm: linf, eps: 0.02}
-defenses:
-  net: {kind: external, code: "net.py:Net"}
-attacks:
-  fgsm: {kind: fgsm}
-  mine: {kind: code, code: "own.py:attack"}
-checks: none
-"""
+CAMPAIGN = tiny_campaign(
+    "own",
+    external("net.py:Net", "net"),
+    {"fgsm": "{kind: fgsm}", "mine": '{kind: code, code: "own.py:attack"}'},
+    data='{name: code, code: "own.py:load"}',
+    eps=0.02,
+)
 
 NET = """
 import torch

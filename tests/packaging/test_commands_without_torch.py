@@ -10,20 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from robustkd.cli import cli
+from support.campaigns import tiny_campaign
 
-CAMPAIGN = """\
-version: 1
-name: small
-data: {name: digits, train: 40, test: 20}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  plain: {kind: standard, model: small-cnn, epochs: 1}
-attacks:
-  fgsm: {kind: fgsm}
-checks: none
-gates:
-  - {defense: plain, at_least: 0.0}
-"""
+CAMPAIGN = tiny_campaign(
+    "small", {"plain": "{kind: standard, model: small-cnn, epochs: 1}"}, train=40, gates="[{defense: plain, at_least: 0.0}]"
+)
 
 COMMANDS = """
 import json, sys

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from support.campaigns import tiny_campaign
+
 ROOT = Path(__file__).parents[2]
 FILE = re.compile(r"# file: (\S+)\n")
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
@@ -48,18 +50,15 @@ def call(line: str, folder: Path, env: dict[str, str]) -> str:
     return done.stdout
 
 
-CAMPAIGN = """
-version: 1
-name: example
-data: {name: digits, train: 200, test: 20}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  teacher: {kind: standard, model: small-cnn, epochs: 1}
-  student: {kind: logit-matching, teacher: teacher, student: tiny-cnn, epochs: 1}
-attacks:
-  mine: {kind: rescaled-ascent, steps: 3}
-checks: none
-"""
+CAMPAIGN = tiny_campaign(
+    "example",
+    {
+        "teacher": "{kind: standard, model: small-cnn, epochs: 1}",
+        "student": "{kind: logit-matching, teacher: teacher, student: tiny-cnn, epochs: 1}",
+    },
+    {"mine": "{kind: rescaled-ascent, steps: 3}"},
+    train=200,
+)
 
 USE = """
 import json, sys

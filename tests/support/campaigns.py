@@ -8,24 +8,35 @@ PLAIN = {"plain": "{kind: standard, model: tiny-cnn, epochs: 1}"}
 FGSM = {"fgsm": "{kind: fgsm}"}
 
 
+def external(code: str, name: str = "mine", **params: object) -> dict[str, str]:
+    """The one defense of a campaign: a model that a file of one's own builds."""
+    given = "".join(f", {key}: {value}" for key, value in params.items())
+    return {name: f"{{kind: external, code: '{code}'{given}}}"}
+
+
 def tiny_campaign(
     name: str = "tiny",
-    *,
-    train: int = 100,
-    test: int = 20,
-    checks: str | None = "none",
     defenses: Mapping[str, str] = PLAIN,
     attacks: Mapping[str, str] = FGSM,
+    *,
+    train: int | None = 100,
+    test: int = 20,
+    eps: float = 0.1,
+    checks: str | None = "none",
     **sections: str,
 ) -> str:
-    """A campaign in linf with eps = 0.1 on a few digits; ``defenses`` and ``attacks`` map names to uses as they are written.
+    """A campaign in linf on a few digits; ``defenses`` and ``attacks`` map names to uses as they are written.
 
     Args:
+        train: None leaves it out.
         checks: ``none``, a level or a mapping in braces; None leaves the section out.
         sections: others, such as ``matrix="{seeds: [0, 1]}"``, above the defenses: the attacks come last, so that a test may add one.
+            ``data`` and ``threat`` take the place of those above.
     """
-    head = {"version": "1", "name": name, "data": f"{{name: digits, train: {train}, test: {test}}}"}
-    head |= {"threat": "{norm: linf, eps: 0.1}"} | ({} if checks is None else {"checks": checks}) | sections
+    counts = {"test": test} if train is None else {"train": train, "test": test}
+    digits = ", ".join(f"{part}: {count}" for part, count in {"name": "digits", **counts}.items())
+    head = {"version": "1", "name": name, "data": f"{{{digits}}}", "threat": f"{{norm: linf, eps: {eps}}}"}
+    head |= ({} if checks is None else {"checks": checks}) | sections
     lines = [f"{key}: {value}" for key, value in head.items()]
     for section, uses in (("defenses", defenses), ("attacks", attacks)):
         lines += [f"{section}:", *(f"  {key}: {use}" for key, use in uses.items())]

@@ -152,3 +152,9 @@ def filtered(handler: Handler, body: dict[str, Any]) -> bool:
     """Holds the answer back."""
     handler.complete("", "content_filter")
     return True
+
+
+def table(results: dict[str, Any], defense: str) -> dict[str, tuple[Any, ...]]:
+    """Of one defense in ``results.json``, what a served model and the same one here must have alike, by attack."""
+    shown = ("status", "clean_accuracy", "robust_accuracy", "unjudged", "attack_success_rate", "forward_passes")
+    return {cell["attack"]: tuple(cell[key] for key in shown) for cell in results["cells"] if cell["defense"] == defense}

@@ -47,7 +47,9 @@ class Linear:
         return float(stands.float().mean())
 
 
-class _Noise(torch.autograd.Function):
+class NoiseBackwards(torch.autograd.Function):
+    """The identity, with a gradient of noise."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.clone()
@@ -57,7 +59,7 @@ class _Noise(torch.autograd.Function):
         return torch.randn_like(upstream)
 
 
-class _Zero(_Noise):
+class _Zero(NoiseBackwards):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         return torch.zeros_like(upstream)
@@ -77,7 +79,7 @@ class _Opaque(torch.autograd.Function):
 
 
 def noise(classifier: Linear, x: Tensor) -> Tensor:
-    return classifier(_Noise.apply(x))
+    return classifier(NoiseBackwards.apply(x))
 
 
 def zero(classifier: Linear, x: Tensor) -> Tensor:

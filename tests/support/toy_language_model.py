@@ -29,6 +29,11 @@ def toy_language_model(words: tuple[str, ...], seed: int = 0, **config: Any) -> 
         eos_token="<end>",
         extra_special_tokens=["<user>", "<assistant>"],
     )
+    return CausalLMTarget(random_llama(tokenizer, seed, **config), tokenizer, max_new_tokens=6)
+
+
+def random_llama(tokenizer: Any, seed: int = 0, **config: Any) -> LlamaForCausalLM:
+    """Llama of two layers and random weights for these tokens; ``config`` are its parameters that differ."""
     torch.manual_seed(seed)
     settings: dict[str, Any] = {
         "vocab_size": len(tokenizer),
@@ -41,4 +46,4 @@ def toy_language_model(words: tuple[str, ...], seed: int = 0, **config: Any) -> 
         "tie_word_embeddings": True,
         "initializer_range": 0.5,
     }
-    return CausalLMTarget(LlamaForCausalLM(LlamaConfig(**(settings | config))).eval(), tokenizer, max_new_tokens=6)
+    return LlamaForCausalLM(LlamaConfig(**(settings | config))).eval()

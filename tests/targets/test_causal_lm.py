@@ -5,11 +5,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from robustkd.contracts import Request, TargetError, Unanswered
 from robustkd.targets import CausalLMTarget, fingerprint, load_target, save_target
 from robustkd.targets.chat import Chat
+from support.toy_language_model import random_llama
 
 WORDS = ["what", "is", "the", "code", "of", "gold", "iron", "vault", "?", "a", "b", "c", "d", "e", "f", "no"]
 TEMPLATE = (
@@ -52,19 +53,8 @@ def merging():
 
 def target(seed=0, tokenizer=None, **changes):
     tokenizer = tokenizer or words()
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=48,
-        eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=True,
-        initializer_range=0.5,
-    )
-    return CausalLMTarget(LlamaForCausalLM(config).eval(), tokenizer, **({"max_new_tokens": 6} | changes))
+    model = random_llama(tokenizer, seed, max_position_embeddings=48)
+    return CausalLMTarget(model, tokenizer, **({"max_new_tokens": 6} | changes))
 
 
 def test_the_parts_of_a_conversation_are_where_they_are_said_to_be():

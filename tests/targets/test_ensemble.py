@@ -16,6 +16,7 @@ from robustkd.contracts import CheckContext, ThreatModel, UsageError
 from robustkd.evaluation.images import make_batch, with_clean_logits
 from robustkd.targets import ClassifierTarget, EnsembleTarget, PipelineTarget, TransformSpec, load_target, save_target
 from robustkd.targets.ensemble import log_mean_probability
+from support.campaigns import tiny_campaign
 
 
 def member(seed, shape=(1, 8, 8)):
@@ -114,21 +115,20 @@ def test_the_check_of_the_output_knows_an_ensemble_from_a_log_softmax():
     assert finding(ClassifierTarget(squashed, num_classes=10, input_shape=(1, 8, 8))).fired
 
 
-CAMPAIGN = """
-version: 1
-name: together
-data: {name: digits, train: 600, test: 80}
-threat: {norm: linf, eps: 0.05}
-defenses:
-  one: {kind: standard, model: tiny-cnn, epochs: 8}
-  two: {kind: standard, model: tiny-cnn, epochs: 8, replica: 1}
-  same: {kind: standard, model: tiny-cnn, epochs: 8, replica: 0}
-  both: {kind: ensemble, members: [one, two]}
-attacks:
-  pgd: {kind: pgd}
-matrix: {seeds: [0, 1]}
-checks: none
-"""
+CAMPAIGN = tiny_campaign(
+    "together",
+    {
+        "one": "{kind: standard, model: tiny-cnn, epochs: 8}",
+        "two": "{kind: standard, model: tiny-cnn, epochs: 8, replica: 1}",
+        "same": "{kind: standard, model: tiny-cnn, epochs: 8, replica: 0}",
+        "both": "{kind: ensemble, members: [one, two]}",
+    },
+    {"pgd": "{kind: pgd}"},
+    train=600,
+    test=80,
+    eps=0.05,
+    matrix="{seeds: [0, 1]}",
+)
 
 
 def test_in_a_campaign_replicas_differ_and_their_ensemble_is_attacked(tmp_path):
@@ -147,7 +147,7 @@ def test_in_a_campaign_replicas_differ_and_their_ensemble_is_attacked(tmp_path):
 
 def test_mistakes_in_a_campaign(tmp_path):
     for wrong, right, said in (
-        ("replica: -1", "replica: 1", r"together\.yaml:8: defenses\.two\.replica"),
+        ("replica: -1", "replica: 1", r"together\.yaml:9: defenses\.two\.replica"),
         ("members: [one, one]", "members: [one, two]", "named twice"),
         ("replika: 1", "replica: 1", "did you mean 'replica'"),
     ):

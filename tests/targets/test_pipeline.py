@@ -23,6 +23,7 @@ from robustkd.targets import (
     load_target,
     save_target,
 )
+from support.campaigns import tiny_campaign
 
 ALL = [
     {"kind": "bit-depth", "bits": 2},
@@ -127,22 +128,22 @@ def test_a_module_of_ones_own_will_do_until_it_is_saved(tmp_path):
         PipelineTarget(ClassifierTarget(nn.Identity(), num_classes=2, input_shape=(2,), bounds=(-1.0, 1.0)), [])
 
 
-CAMPAIGN = """
-version: 1
-name: transforms
-data: {name: digits, train: 1000, test: 80}
-threat: {norm: linf, eps: 0.1}
-defenses:
-  plain: {kind: standard, model: tiny-cnn, epochs: 12}
-  coarse: {kind: input-transform, base: plain, transforms: [{kind: bit-depth, bits: 2}]}
-  noisy: {kind: input-transform, base: coarse, transforms: [resize-pad, {kind: gaussian-noise, std: 0.1}]}
-attacks:
-  pgd: {kind: pgd}
-  bpda: {kind: bpda, attack: pgd}
-  eot: {kind: eot, attack: {kind: bpda, attack: pgd}, samples: 4}
-matrix: {exclude: [{defense: plain, attack: bpda}, {defense: plain, attack: eot}]}
-checks: none
-"""
+CAMPAIGN = tiny_campaign(
+    "transforms",
+    {
+        "plain": "{kind: standard, model: tiny-cnn, epochs: 12}",
+        "coarse": "{kind: input-transform, base: plain, transforms: [{kind: bit-depth, bits: 2}]}",
+        "noisy": "{kind: input-transform, base: coarse, transforms: [resize-pad, {kind: gaussian-noise, std: 0.1}]}",
+    },
+    {
+        "pgd": "{kind: pgd}",
+        "bpda": "{kind: bpda, attack: pgd}",
+        "eot": "{kind: eot, attack: {kind: bpda, attack: pgd}, samples: 4}",
+    },
+    train=1000,
+    test=80,
+    matrix="{exclude: [{defense: plain, attack: bpda}, {defense: plain, attack: eot}]}",
+)
 
 
 def test_in_a_campaign_masks_and_falls(tmp_path):
@@ -157,7 +158,7 @@ def test_in_a_campaign_masks_and_falls(tmp_path):
 
 def test_a_mistake_is_placed(tmp_path):
     wrong = CAMPAIGN.replace("bits: 2", "bitz: 2")
-    with pytest.raises(UsageError, match=r"transforms\.yaml:8: .*transforms\.0: transform 'bit-depth': bitz"):
+    with pytest.raises(UsageError, match=r"transforms\.yaml:9: .*transforms\.0: transform 'bit-depth': bitz"):
         spec.from_text(wrong, "transforms.yaml", tmp_path)
 
 
