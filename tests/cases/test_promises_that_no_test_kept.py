@@ -95,11 +95,16 @@ class Hangs(torch.nn.Module):
 """
 
 
+def campaign_that_hangs(folder):
+    """Its text; its model is written beside it, and writes a file that says that it hangs."""
+    (folder / "model.py").write_text(HANGS)
+    return tiny_campaign("hangs", external("model.py:Hangs", "hangs"), test=20)
+
+
 @contextmanager
 def hanging(folder):
     """The driver of a campaign whose attack, in a child, hangs; at the end of the block the driver is waited for."""
-    (folder / "model.py").write_text(HANGS)  # it writes the file that says that it hangs
-    (folder / "c.yaml").write_text(tiny_campaign("hangs", external("model.py:Hangs", "hangs"), test=20))
+    (folder / "c.yaml").write_text(campaign_that_hangs(folder))
     argv = [sys.executable, "-m", "robustkd", "run", "c.yaml", "--workers", "1", "--no-track", "--device", "cpu"]
     with subprocess.Popen(argv, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as driver:
         while not (folder / "model.py.began").exists():
@@ -160,9 +165,9 @@ def test_a_child_that_was_stopped_ends_with_its_driver(tmp_path):
 
 
 @pytest.mark.timeout(120)
-def test_cells_on_a_cluster_end_with_the_run(tmp_path, hanging):
+def test_cells_on_a_cluster_end_with_the_run(tmp_path):
     distributed = pytest.importorskip("distributed")
-    plan = planning.build(spec.from_text(hanging, "c.yaml", tmp_path))
+    plan = planning.build(spec.from_text(campaign_that_hangs(tmp_path), "c.yaml", tmp_path))
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None
     ) as cluster:
