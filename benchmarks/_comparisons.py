@@ -69,7 +69,9 @@ def _robustkd(comparison: Comparison, job: Job) -> Attack:
         if comparison.judged_on is None:
             fitted: Mapping[str, Any] = {"fit_data": _others(job)} if comparison.learns else {}
             attacked = _ensemble_peers.target(model, tuple(x.shape[1:])) if comparison.ensemble else model
-            report = robustkd.attack(spec, attacked, x, y, **threat, **fitted, seed=job.seed, batch_size=len(x))
+            precision = job.budget.get("precision", "full")
+            settings = {"precision": precision, "seed": job.seed, "batch_size": len(x)}
+            report = robustkd.attack(spec, attacked, x, y, **threat, **fitted, **settings)
         else:
             fooled = _networks.load(comparison.judged_on, 1, job.device)[0]
             transfer = {"kind": "transfer", "surrogates": "here", "attacks": spec}
@@ -81,8 +83,8 @@ def _robustkd(comparison: Comparison, job: Job) -> Attack:
 
 
 def ours_of(budget: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a budget is said to ours: all but that which a peer counts in another way."""
-    return {name: value for name, value in budget.items() if not name.startswith("peer_")}
+    """What of a budget is a parameter of ours: all but that which a peer counts in another way, and the precision of the passes."""
+    return {name: value for name, value in budget.items() if not name.startswith("peer_") and name != "precision"}
 
 
 def _others(job: Job) -> tuple[Tensor, Tensor]:

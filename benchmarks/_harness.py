@@ -24,6 +24,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, TypedDict, get_args
 
+import click
 import numpy as np
 import torch
 from _counted import Counted
@@ -472,9 +473,15 @@ def conclude(
     verdicts: Verdicts,
     device: str = "cpu",
 ) -> None:
-    """Print the table and whether the targets were met, and keep both."""
+    """Print the table and whether the targets were met, and keep both.
+
+    Raises:
+        click.ClickException: robustkd itself failed in a row. What was measured before is kept then.
+    """
     table(rows, columns)
     verdicts.print()
+    if failed := [row for row in rows if "error" in row and row["implementation"] == "robustkd"]:
+        raise click.ClickException(f"{len(failed)} runs of robustkd failed, so results/{name}.json stays as it was")
     write(name, rows, verdicts, device)
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ import _peers  # noqa: E402
 import autoattacks  # noqa: E402
 import overhead  # noqa: E402
 import pgd  # noqa: E402
+import precision  # noqa: E402
 
 from robustkd import plugins  # noqa: E402
 
@@ -186,6 +188,28 @@ def test_the_tables_are_printed_and_kept(
     content = json.loads((tmp_path / "overhead.json").read_text())
     assert content["machine"]["torch"] == torch.__version__
     assert {row["implementation"] for row in content["rows"]} >= {"bare passes", "robustkd", "foolbox"}
+
+
+def test_both_precisions_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_harness, "RESULTS", tmp_path)
+    monkeypatch.setattr(precision, "BOUTS", (("digits", 0.1, 8, ("pgd", "apgd-ce")),))
+    monkeypatch.setattr(precision, "over_seeds", lambda job, seeds: asdict(job) | _harness._run(job))
+    precision.main(["--networks", "digits"], standalone_mode=False)
+    rows = json.loads((tmp_path / "precision.json").read_text())["rows"]
+    assert [(row["comparison"], row["precision"]) for row in rows] == [
+        (attack, precision) for attack in ("pgd", "apgd-ce") for precision in ("full", "bf16")
+    ]
+    assert all(row["share_of_time"] > 0 for row in rows if row["precision"] == "bf16")
+
+
+def test_a_failure_of_ours_is_told_and_replaces_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_harness, "RESULTS", tmp_path)
+    ours, peer = ({"implementation": name, "network": "some", "error": "it raised"} for name in ("robustkd", "foolbox"))
+    _harness.conclude("some", [peer], [("network", "network", "")], _harness.Verdicts())
+    before = (tmp_path / "some.json").read_text()
+    with pytest.raises(click.ClickException, match=r"1 runs of robustkd failed, so results/some\.json stays as it was"):
+        _harness.conclude("some", [peer, ours], [("network", "network", "")], _harness.Verdicts())
+    assert (tmp_path / "some.json").read_text() == before
 
 
 @pytest.fixture
