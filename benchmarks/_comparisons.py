@@ -171,6 +171,24 @@ def _pyautoattack_square(norm: str) -> Maker:
     return make
 
 
+def _pyautoattack_apgd(norm: str, *, targeted: bool = False) -> Maker:
+    """APGD as its AutoAttack runs it: in l1 with three radii, the last of them eps."""
+
+    def make(job: Job) -> Attack:
+        from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+
+        given = {"n_iter": job.budget["steps"], "norm": norm, "eps": job.eps, "seed": job.seed, "use_largereps": norm == "L1"}
+
+        def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            attack = APGDAttack_targeted if targeted else APGDAttack
+            found: Tensor = attack(model, **given, device=job.device).perturb(x, y)
+            return found
+
+        return run
+
+    return make
+
+
 def _with_others(make: Callable[[Job, Tensor, Tensor], Attack]) -> Maker:
     """Of a peer that learns from images that are not attacked, and their labels."""
     return lambda job: make(job, *_others(job))
@@ -296,6 +314,10 @@ COMPARISONS: dict[str, Comparison] = {
             "adv-lib": _adv_lib("apgd_targeted", fixed=True, given={"norm": float("inf")}, n_iter="steps"),
         },
     ),
+    "apgd-ce-l2": Comparison("l2", "apgd-ce", {"pyautoattack": _pyautoattack_apgd("L2")}),
+    "apgd-ce-l1": Comparison("l1", "apgd-ce", {"pyautoattack": _pyautoattack_apgd("L1")}),
+    "apgd-t-l2": Comparison("l2", "apgd-t", {"pyautoattack": _pyautoattack_apgd("L2", targeted=True)}),
+    "apgd-t-l1": Comparison("l1", "apgd-t", {"pyautoattack": _pyautoattack_apgd("L1", targeted=True)}),
     "square": Comparison(
         "linf",
         "square",
