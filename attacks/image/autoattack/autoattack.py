@@ -49,7 +49,8 @@ from robustkd.contracts.random import SampleRng
 
 _LOG = logging.getLogger(__name__)
 _OF_SPGD = {"l0": 1}  # its version 2
-_OF_ADAPTIVE = {"l1": STEEPEST_REVISIONS["l1"] + 1}  # those of its steps, and that of its Square
+_OF_STANDARD = {"l1": SQUARE_REVISIONS["l1"] + 1}  # those of its Square, and that of APGD's starts
+_OF_ADAPTIVE = {"l1": STEEPEST_REVISIONS["l1"] + 2}  # those of its steps, that of its Square and that of APGD's starts
 Version = Literal["standard", "plus", "rand", "adaptive"]
 
 
@@ -77,7 +78,7 @@ class AutoAttack(Attack):
 
     Params = AutoAttackParams
     version = "4"
-    revisions = MappingProxyType({**SQUARE_REVISIONS, **_OF_SPGD})
+    revisions = MappingProxyType({**_OF_STANDARD, **_OF_SPGD})
     norms = ("linf", "l2", "l1", "l0")
     goals = ("untargeted", "targeted")
     regions = ("given",)

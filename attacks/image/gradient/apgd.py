@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -44,6 +46,10 @@ if TYPE_CHECKING:
 _MOMENTUM = 0.75  # alpha
 _RISES_WANTED = 0.75  # rho
 _WIDER = (3.0, 2.0)  # l1 (2021, section 4.2): multiples of eps; each takes 30 % of the steps, the ball itself the rest
+
+START_REVISIONS: Mapping[str, int] = MappingProxyType({"l1": PROJECTION_REVISIONS["l1"] + 1})
+"""The ``revisions`` of what starts at ``random_start``: those of the projection and one more. Before that, in l1, a start changed every
+pixel by a little."""
 
 
 def checkpoints(steps: int) -> dict[int, int]:
@@ -137,6 +143,20 @@ def _changed(x: Tensor, ball: Ball) -> Tensor:
     return (x != ball.centre).flatten(1).sum(1).to(x.dtype)
 
 
+def random_start(ball: Ball, rng: SampleRng) -> Tensor:
+    """A random point to start APGD from; in l1 noise as wide as the pixel range, projected onto the widest ball.
+
+    So few pixels have changed, by much. A random point of the l1 ball changes every pixel by a little, and a network that answers small
+    changes with nothing has no gradient to follow there (on an MNIST network trained in linf, 26 % stood after such starts, 18 % after
+    these). The authors' code starts so.
+    """
+    if ball.norm != "l1":
+        return ball.random_point(rng)
+    low, high = ball.bounds
+    noise = (high - low) * rng.normal(ball.centre.shape[1:], ball.centre.dtype).to(ball.centre.device)
+    return ball.resized(_WIDER[0]).project(ball.centre + noise)
+
+
 def run_apgd(oracle: Oracle, rows: Tensor, ball: Ball, start: Tensor, *, objective: Objective, steps: int) -> SearchResult:
     """One run of APGD: ``steps + 1`` forward and ``steps`` backward passes.
 
@@ -174,7 +194,7 @@ class APGD(Attack):
     norms = ("linf", "l2", "l1")
     regions = ("given",)
     goals = ("untargeted", "targeted")
-    revisions = PROJECTION_REVISIONS
+    revisions = START_REVISIONS
     source = "Croce & Hein 2020, arXiv:2003.01690; l1: Croce & Hein 2021, arXiv:2103.01208"
 
     @abstractmethod
@@ -186,7 +206,7 @@ class APGD(Attack):
         p, objective = self.params, self.objective(batch)
 
         def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
-            start = ball.random_point(rng.fork(restart).select(rows))
+            start = random_start(ball, rng.fork(restart).select(rows))
             return run_apgd(search.oracle, rows, ball, start, objective=objective, steps=p.steps)
 
         return fixed_budget(target, batch, threat, attempt, restarts=p.restarts)
@@ -246,7 +266,7 @@ class APGDT(Attack):
 
         def attempt(search: Search, rows: Tensor, ball: Ball, number: int) -> SearchResult:
             goals = classes[:, number // p.restarts]
-            start = ball.random_point(rng.fork(number).select(rows))
+            start = random_start(ball, rng.fork(number).select(rows))
             return run_apgd(search.oracle, rows, ball, start, objective=bound(scale_free_towards, goals), steps=p.steps)
 
         with frozen(target.module):

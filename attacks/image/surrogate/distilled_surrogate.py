@@ -19,6 +19,7 @@ attacked points, the loss on differences and the last stage are ours.
 from __future__ import annotations
 
 from copy import copy
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field
@@ -31,7 +32,7 @@ from robustkd.attacks.image.engine.objective import bound, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
 from robustkd.attacks.image.engine.target_classes import wrong_classes
 from robustkd.attacks.image.engine.trend import EarlyStopByTrend
-from robustkd.attacks.image.gradient.apgd import run_apgd
+from robustkd.attacks.image.gradient.apgd import random_start, run_apgd
 from robustkd.attacks.image.surrogate.student import Points, distil_student
 from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Params, Target, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng, preserved_rng, seed_torch
@@ -68,7 +69,7 @@ class DistilledSurrogate(Attack):
 
     Params = DistilledSurrogateParams
     norms = ("linf", "l2", "l1")
-    revisions = SQUARE_REVISIONS
+    revisions = MappingProxyType({"l1": SQUARE_REVISIONS["l1"] + 1})  # those of its Square, and that of APGD's starts
     goals = ("untargeted", "targeted")
     gradients = False
     learns = True
@@ -165,7 +166,7 @@ def _attacked(target: Target, images: Tensor, threat: ThreatModel, rng: SampleRn
         rows = torch.arange(len(images), device=images.device)
         objective = for_batch("margin", batch)
         ball = Ball.around(images, threat.eps, threat.norm, target.bounds)
-        start = ball.random_point(rng)
+        start = random_start(ball, rng)
         parts = [
             run_apgd(Oracle(answer, batch), part, ball.select(part), start[part], objective=objective, steps=_ROUND_STEPS).x
             for part in rows.split(256)
