@@ -1,12 +1,13 @@
 """GPTFuzz: templates around the request are mutated by another language model, as a fuzzer mutates inputs.
 
     pool <- templates;   repeat:
-        seed   <- the template of the pool with the highest  mean reward + c * sqrt( 2 ln(tries of all) / (tries of it + 1) )
+        seed   <- the template of the pool with the highest  mean reward + c * sqrt( 2 ln(1 + tries of all) / (1 + tries) )
         mutant <- attacker(mutation, seed);   answer <- target(mutant with the request);   stop if the judge says so
         reward of the seed: 1 where the answer is no refusal;   then the mutant joins the pool, with that try as its first
 
 Each template's mutations are in turn: another text of the kind, two texts crossed, a longer one, a shorter one, other words. A mutant
-without the place of the request is no template: its seed is asked instead.
+without the place of the request is no template: its seed is asked instead. The attacker answers greedily and may write what was asked
+already: then the next seed is mutated, and the old text is asked again only where several in a row were old.
 
 Control: ``feedback: false``: as many mutants, of the templates in turn, whatever was answered; none joins the pool.
 
@@ -52,7 +53,7 @@ class GPTFuzzParams(WriterParams, TemplateParams):
 
 @dataclass
 class Seed:
-    """A template of the pool, and what it and its mutants got."""
+    """A template of the pool, how often it was mutated, and what its mutants got."""
 
     template: str
     tries: int = 0
@@ -64,11 +65,15 @@ class GPTFuzz(WritingAttack):
 
     Params = GPTFuzzParams
     source = "Yu et al. 2023, arXiv:2309.10253"
-    version = "2"  # 1 took the mutations in turn over all templates, so that a greedy attacker wrote some mutants again
+    version = "3"  # 1 took the mutations in turn over all templates, 2 asked again what it had asked
 
     def files(self) -> list[Path]:
         """The file of templates, if one was given."""
         return [self.params.templates] if self.params.templates else []
+
+    def most_asked_of_others(self, allowed: int) -> int:
+        """A mutant for each attempt, and further ones where the first were asked before."""
+        return allowed * len(_MUTATIONS)
 
     def search(
         self, target: GenerativeTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
@@ -81,29 +86,37 @@ class GPTFuzz(WritingAttack):
         """
         requests, first = batch.requests["prompt"], templates(self.params.templates)
         pools = {row: [Seed(template) for template in first] for row in attempts.open.tolist()}
-        number = 0
+        asked: dict[int, set[str]] = {row: set() for row in pools}
         while len(rows := attempts.open):
-            places = rows.tolist()
-            chosen = [self._chosen(pools[row], number) for row in places]
-            told = [self._told(pools[row], seed) for row, seed in zip(places, chosen, strict=True)]
-            seeds = [seed.template for seed in chosen]
-            mutants = [
-                text if text.count(REQUEST) == 1 else own for text, own in zip(self.written(told, seeds), seeds, strict=True)
-            ]
-            attempts(rows, [Request(text.replace(REQUEST, requests[row])) for row, text in zip(places, mutants, strict=True)])
-            for row, seed, mutant in zip(places, chosen, mutants, strict=True):
-                answer = said(attempts.answers[row])
-                seed.tries += 1
+            found: dict[int, tuple[Seed, str]] = {}
+            for _ in _MUTATIONS:
+                old = [row for row in rows.tolist() if row not in found or found[row][1] in asked[row]]
+                found |= self._mutants({row: pools[row] for row in old})
+            attempts(rows, [Request(found[row][1].replace(REQUEST, requests[row])) for row in rows.tolist()])
+            for row in rows.tolist():
+                (seed, mutant), answer = found[row], said(attempts.answers[row])
                 if self.params.feedback and answer.strip() and not declines(answer, requests[row]):
                     seed.rewards += 1
-                    pools[row].append(Seed(mutant, tries=1, rewards=1.0))
-            number += 1
+                    if mutant not in {seed.template, *asked[row]}:
+                        pools[row].append(Seed(mutant, tries=1, rewards=1.0))
+                asked[row].add(mutant)
 
-    def _chosen(self, pool: list[Seed], number: int) -> Seed:
+    def _mutants(self, pools: dict[int, list[Seed]]) -> dict[int, tuple[Seed, str]]:
+        """The seed whose turn it is in each pool, and its next mutant, or its own template where that is none."""
+        chosen = {row: self._chosen(pool) for row, pool in pools.items()}
+        told = [self._told(pools[row], seed) for row, seed in chosen.items()]
+        written = self.written(told, [seed.template for seed in chosen.values()])
+        for seed in chosen.values():
+            seed.tries += 1
+        return {
+            row: (seed, text if text.count(REQUEST) == 1 else seed.template)
+            for (row, seed), text in zip(chosen.items(), written, strict=True)
+        }
+
+    def _chosen(self, pool: list[Seed]) -> Seed:
         if not self.params.feedback:
-            return pool[number % len(pool)]
-        tries = sum(seed.tries for seed in pool)
-        bonus = 2 * math.log(max(1, tries))
+            return min(pool, key=lambda seed: seed.tries)
+        bonus = 2 * math.log(1 + sum(seed.tries for seed in pool))
         return max(
             pool,
             key=lambda seed: seed.rewards / max(1, seed.tries) + self.params.exploration * math.sqrt(bonus / (seed.tries + 1)),

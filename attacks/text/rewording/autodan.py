@@ -40,7 +40,9 @@ class AutoDANParams(TemplateParams):
 
     generations: int = Field(50, ge=1, description="number of generations")
     population: int = Field(32, ge=2, description="prompts in each generation: forward passes, less those known already")
-    elite: float = Field(0.1, ge=0, le=1, description="share of the population that lives on unchanged")
+    elite: float = Field(
+        0.1, ge=0, le=1, description="share of the population that lives on unchanged, one at least; 0: none does"
+    )
     crossover: float = Field(0.5, ge=0, le=1, description="probability of each pair of sentences to be exchanged")
     mutation: float = Field(0.01, ge=0, le=1, description="probability of each sentence, and of each word, to be replaced")
 
@@ -59,7 +61,7 @@ class AutoDAN(TemplateAttack[CausalLMTarget]):
     Params = AutoDANParams
     needs = TemplateAttack.needs | {"tokens", "log-probabilities"}
     source = "Liu et al. 2023, arXiv:2310.04451"
-    version = "2"  # 1 let children be prompts that were known, so that three quarters of the passes were not made
+    version = "3"  # 1 let children be prompts that were known; 2 let none live on in a population of up to five
 
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
@@ -135,7 +137,8 @@ class Population:
         # What does not fit into the context is worth little, not nothing: the rest of the population may be no better.
         fitness = -np.nan_to_num(np.array([self.known[one] for one in self.members]), posinf=_WORST)
         self._score(fitness)
-        elite = [self.members[place] for place in np.argsort(-fitness, kind="stable")[: round(p.elite * p.population)]]
+        count = max(1, round(p.elite * p.population)) if p.elite else 0
+        elite = [self.members[place] for place in np.argsort(-fitness, kind="stable")[:count]]
         parents = self.draw.choice(len(fitness), size=(p.population - len(elite), 2), p=_softmax(fitness))
         children = [self._child(self.members[mother], self.members[father]) for mother, father in parents]
         self.members = elite
