@@ -91,7 +91,11 @@ ADAPTIVE = {"kind": "autoattack", "version": "adaptive"}
         ({"kind": "transfer", "surrogates": ["a"], "attacks": [PGD_SPEC, {"kind": "apgd-ce"}]}, "2/2/3", "2/2.2/3.2"),
         (ADAPTIVE, "5", "5.4"),
         ({"kind": "autoattack"}, "4", "4.3"),
-        ({"kind": "apgd-ce"}, "3", "3.2"),  # it left these pixels out before; its projection is rounded otherwise, its start is another
+        (
+            {"kind": "apgd-ce"},
+            "3",
+            "3.2",
+        ),  # it left these pixels out before; its projection is rounded otherwise, its start is another
         ({"kind": "smoothed-pgd"}, "1", "1.1"),
     ],
 )
