@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 from _harness import Verdicts, conclude
-from campaign import IMPORT_TORCH
+from campaign import IMPORT_TORCH, spent
 
 from robustkd.contracts.json_value import JsonObject
 
@@ -86,7 +86,7 @@ def many(folder: Path, cells: int, verdicts: Verdicts) -> list[JsonObject]:
         ("report", ["report", "many.yaml"], 20.0),
         ("resume, all finished", ["run", "many.yaml", "--no-track", "--quiet"], 5.0),
     ):
-        import_torch = seconds_of_torch()
+        import_torch = spent("-c", "import torch")
         row = timed(folder, *words)
         usual = row["seconds"] * IMPORT_TORCH / import_torch
         rows.append({"what": what, "cells": count, **row, "import_torch": import_torch, "usual": usual})
@@ -132,13 +132,6 @@ def side_by_side(folder: Path, cells: int, steps: int, verdicts: Verdicts) -> li
     verdicts.expect("one worker, seconds beside the cells' own, to these", one["seconds"] / own[1] - 1, 0.05)
     verdicts.expect("two workers' seconds to one's (1.7 times as fast)", two["seconds"] / one["seconds"], 1 / 1.7)
     return rows
-
-
-def seconds_of_torch() -> float:
-    """How long a Python takes that imports torch and ends: a measure of the machine."""
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import torch"], check=True)
-    return time.monotonic() - began
 
 
 def timed(folder: Path, *words: str) -> dict[str, float]:

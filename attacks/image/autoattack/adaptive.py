@@ -61,7 +61,7 @@ from robustkd.attacks.image.engine.oracle import frozen
 from robustkd.attacks.image.engine.target_classes import ClassOrder, target_classes
 from robustkd.attacks.image.engine.targeted_runs import TargetedRuns, run_targeted
 from robustkd.attacks.image.engine.trend import FIRST_LOOK, EarlyStopByTrend
-from robustkd.attacks.image.gradient.apgd import AdaptiveStep, SparseStep, random_start, run_apgd
+from robustkd.attacks.image.gradient.apgd import AdaptiveStep, SparseStep, apgd_start, run_apgd
 from robustkd.contracts import Attack, AttackResult, Batch, Target, ThreatModel
 from robustkd.contracts.random import SampleRng
 from robustkd.lazy import torch
@@ -165,7 +165,7 @@ def stages_1_to_5(stages: Stages, rng: SampleRng) -> None:
     unstable = search.standing
     for number in range(_RANDOM_STARTS):
         before = search.value.clone()
-        stages.margin_apgd(unstable, random_start(search.ball, rng.fork(f"again/{number}")), part(_MARGIN_APGD_LENGTH))
+        stages.margin_apgd(unstable, apgd_start(search.ball, rng.fork(f"again/{number}")), part(_MARGIN_APGD_LENGTH))
         gained = search.value - before > _GAIN * before.abs()
         unstable = unstable[gained[unstable] & ~search.success[unstable]]
     stages.rank_classes(search.standing)
@@ -219,7 +219,7 @@ class Stages:
     def one_class(self, rows: Tensor, number: int, steps: int, rng: SampleRng) -> None:
         """APGD on the targeted DLR from random points, towards the class that is ``number`` in the order, counted from 0."""
         oracle, ball = self.search.oracle, self.search.ball.select(rows)
-        start, towards = random_start(ball, rng.select(rows)), bound(scale_free_towards, self.classes[:, number])
+        start, towards = apgd_start(ball, rng.select(rows)), bound(scale_free_towards, self.classes[:, number])
         found = run_apgd(oracle, rows, ball, start, objective=towards, steps=steps)
         if len(rows):
             margin = self.margin(oracle.logits(found.x, rows), rows)

@@ -48,7 +48,7 @@ _RISES_WANTED = 0.75  # rho
 _WIDER = (3.0, 2.0)  # l1 (2021, section 4.2): multiples of eps; each takes 30 % of the steps, the ball itself the rest
 
 START_REVISIONS: Mapping[str, int] = MappingProxyType({"l1": PROJECTION_REVISIONS["l1"] + 1})
-"""The ``revisions`` of what starts at ``random_start``: those of the projection and one more. Before that, in l1, a start changed every
+"""The ``revisions`` of what starts at ``apgd_start``: those of the projection and one more. Before that, in l1, a start changed every
 pixel by a little."""
 
 
@@ -143,17 +143,16 @@ def _changed(x: Tensor, ball: Ball) -> Tensor:
     return (x != ball.centre).flatten(1).sum(1).to(x.dtype)
 
 
-def random_start(ball: Ball, rng: SampleRng) -> Tensor:
-    """A random point to start APGD from; in l1 noise as wide as the pixel range, projected onto the widest ball.
+def apgd_start(ball: Ball, rng: SampleRng) -> Tensor:
+    """(A, *shape) random points to start APGD from; in l1 noise as wide as the pixel range, projected onto the widest ball.
 
-    So few pixels have changed, by much. A random point of the l1 ball changes every pixel by a little, and a network that answers small
-    changes with nothing has no gradient to follow there (on an MNIST network trained in linf, 26 % stood after such starts, 18 % after
-    these). The authors' code starts so.
+    There few pixels have changed, by much, as where the authors' code starts. A random point of the l1 ball changes every pixel by a
+    little, and a network that answers small changes with nothing has no gradient to follow there (figures: docs/strength.md).
     """
     if ball.norm != "l1":
         return ball.random_point(rng)
     low, high = ball.bounds
-    noise = (high - low) * rng.normal(ball.centre.shape[1:], ball.centre.dtype).to(ball.centre.device)
+    noise = (high - low) * rng.normal(ball.centre.shape[1:], ball.centre.dtype)
     return ball.resized(_WIDER[0]).project(ball.centre + noise)
 
 
@@ -206,7 +205,7 @@ class APGD(Attack):
         p, objective = self.params, self.objective(batch)
 
         def attempt(search: Search, rows: Tensor, ball: Ball, restart: int) -> SearchResult:
-            start = random_start(ball, rng.fork(restart).select(rows))
+            start = apgd_start(ball, rng.fork(restart).select(rows))
             return run_apgd(search.oracle, rows, ball, start, objective=objective, steps=p.steps)
 
         return fixed_budget(target, batch, threat, attempt, restarts=p.restarts)
@@ -266,7 +265,7 @@ class APGDT(Attack):
 
         def attempt(search: Search, rows: Tensor, ball: Ball, number: int) -> SearchResult:
             goals = classes[:, number // p.restarts]
-            start = random_start(ball, rng.fork(number).select(rows))
+            start = apgd_start(ball, rng.fork(number).select(rows))
             return run_apgd(search.oracle, rows, ball, start, objective=bound(scale_free_towards, goals), steps=p.steps)
 
         with frozen(target.module):

@@ -32,7 +32,7 @@ from robustkd.attacks.image.engine.objective import bound, for_batch
 from robustkd.attacks.image.engine.oracle import Objective, Oracle, frozen
 from robustkd.attacks.image.engine.target_classes import wrong_classes
 from robustkd.attacks.image.engine.trend import EarlyStopByTrend
-from robustkd.attacks.image.gradient.apgd import random_start, run_apgd
+from robustkd.attacks.image.gradient.apgd import apgd_start, run_apgd
 from robustkd.attacks.image.surrogate.student import Points, distil_student
 from robustkd.contracts import Arrays, Attack, AttackResult, Batch, Params, Target, ThreatModel, UsageError
 from robustkd.contracts.random import SampleRng, preserved_rng, seed_torch
@@ -166,7 +166,7 @@ def _attacked(target: Target, images: Tensor, threat: ThreatModel, rng: SampleRn
         rows = torch.arange(len(images), device=images.device)
         objective = for_batch("margin", batch)
         ball = Ball.around(images, threat.eps, threat.norm, target.bounds)
-        start = random_start(ball, rng)
+        start = apgd_start(ball, rng)
         parts = [
             run_apgd(Oracle(answer, batch), part, ball.select(part), start[part], objective=objective, steps=_ROUND_STEPS).x
             for part in rows.split(256)
