@@ -37,8 +37,8 @@ def cluster():
     dask_task.dismiss_children()  # a scheduler that is gone cannot tell the worker, which is this process
 
 
-def plan_of():
-    attacks = {f"pgd{steps}": f"{{kind: pgd, steps: {steps}}}" for steps in range(1, 5)}
+def plan_of(attacks=4):
+    attacks = {f"pgd{steps}": f"{{kind: pgd, steps: {steps}}}" for steps in range(1, attacks + 1)}
     return planning.build(spec.from_text(tiny_campaign("workers", train=60, test=12, attacks=attacks), "w.yaml", None))
 
 
@@ -61,9 +61,10 @@ def blind(monkeypatch, *addresses):
 def test_one_that_does_not_see_the_folder_is_set_aside(cluster, tmp_path, monkeypatch):
     addresses = [worker.address for worker in cluster.workers.values()]
     asked = blind(monkeypatch, addresses[0])
-    results = run(plan_of(), tmp_path / "out", engine(cluster), device="cpu")
+    results = run(plan_of(attacks=8), tmp_path / "out", engine(cluster), device="cpu")
     assert not results.incomplete
-    assert asked.count(addresses[0]) <= 2
+    # It is given no cell after its second refusal. The cluster's two threads may have had two when the first one was heard of.
+    assert asked.count(addresses[0]) <= 3
     assert not list((tmp_path / "out").glob(".probe*"))
 
 
