@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from robustkd.contracts import FitContext, UsageError
 from robustkd.contracts.json_value import JsonObject
 from robustkd.defenses.training.augment import crop_flip
-from robustkd.defenses.training.average import WeightAverage
+from robustkd.defenses.training.average import WeightAverage, recompute_batch_norm
 from robustkd.defenses.training.batches import Minibatch, Samples, epoch_order
 from robustkd.defenses.training.checkpoint import Checkpoint, group, grouped
 from robustkd.defenses.training.data_parallel import SMALLEST_SHARE, World, synced_tensors
@@ -203,7 +203,7 @@ class _EpochTraining(Training):
         self.target.module.load_state_dict(self.average.weights)
         if self.settings.swa is not None:
             images = (self._minibatch(rows, epoch).x for rows in self._batches(epoch))
-            torch.optim.swa_utils.update_bn(images, self.target.module)
+            recompute_batch_norm(self.target.module, images)
         try:
             yield
         finally:

@@ -212,7 +212,8 @@ class External(Defense):
             origin: JsonObject = {"code": p.reference, "kwargs": p.kwargs}
             target = ClassifierTarget(network, num_classes=classes, input_shape=shape, origin=origin)
         if p.weights is not None:
-            load_weights(target.module, p.weights, p.weights_key)
+            normalised = p.normalise is not None or p.bounds is not None
+            load_weights(target.module, p.weights, p.weights_key, normalised=normalised)
         if context.bounds is not None and p.bounds is not None:
             raise UsageError(
                 "the data have bounds, and so has this defense",

@@ -62,6 +62,7 @@ class FLAIR(StreamDefense):
 
     Params = FLAIRParams
     source = "Lee et al. 2025, arXiv:2312.03289"
+    version = "2"  # 1 trained new classes from rows that weight decay had made 0
 
     def recipe(self, task: Task) -> StreamRecipe:
         """iCaRL's loss and the flatness."""

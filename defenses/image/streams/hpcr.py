@@ -115,6 +115,7 @@ class HPCR(PCR):
 
     Params = HPCRParams
     source = "reduced from Lin et al. 2023, arXiv:2309.15038"
+    version = "2"  # 1 trained new classes from rows that weight decay had made 0, and chose the epoch by logits that it does not deploy
 
     def recipe(self, task: Task) -> StreamRecipe:
         """The three terms."""

@@ -14,11 +14,11 @@ given; it is trained in all tasks and not deployed.
 Good when a task is seen once. Controls: ``feedback: false`` and ``prototypes: false`` take out either idea.
 
 Source: Wei et al.: Online prototype learning for online continual learning (ICCV 2023), arXiv:2308.00301; the authors' code was read
-(weilllllls/OnPro, train.py, modules/OPE.py, modules/APF.py): Adam 5e-4, batches of 10 beside 64, memory of 200 by reservoir, one pass,
-and the values above. There the memory also holds images of the running task, and the cross entropy is over it alone after the first one;
-pairs of classes get rounded numbers of images; the instance contrast also looks at a slice of the features; the views are random resized
-crops. Here the memory is of the tasks before, the cross entropy is over new and remembered images, pairs are drawn, the slice is left out,
-and the second view is a shifted and mirrored copy: a reduced form. ``inner`` is ours.
+(weilllllls/OnPro, train.py, modules/OPE.py, modules/APF.py) and has the values above. It trains by Adam 5e-4 in one pass, in batches of 10
+beside 64, with a memory of 200 by reservoir: these are not the defaults here. There the memory also holds images of the running task, and
+the cross entropy is over it alone after the first one; pairs of classes get rounded numbers of images; the instance contrast also looks at
+a slice of the features; the views are random resized crops. Here the memory is of the tasks before, the cross entropy is over new and
+remembered images, pairs are drawn, the slice is left out, and the second view is a shifted and mirrored copy: a reduced form. ``inner`` is ours.
 """
 
 from __future__ import annotations
@@ -159,6 +159,7 @@ class OnPro(StreamDefense):
 
     Params = OnProParams
     source = "reduced from Wei et al. 2023, arXiv:2308.00301"
+    version = "2"  # 1 trained new classes from rows that weight decay had made 0
     mixes_memory = False
 
     def recipe(self, task: Task) -> StreamRecipe:

@@ -3,8 +3,8 @@
     min  - log  exp( cos(f(x), w_y) / tau )  /  sum_{c in the minibatch} exp( cos(f(x), w_c) / tau )
 
 f is what the last linear layer is given, and its rows w_c are the proxies. A class counts once, however often it is in the minibatch. So a
-class that only old images have is not pushed away by images of new classes unless it is there. After each task the rows are made of length
-1 and the bias 0: then the largest logit is the largest cosine.
+class that only old images have is not pushed away by images of new classes unless it is there. With rows of length 1 and no bias the
+largest logit is the largest cosine: so the network answers while it is trained, and so it is written down after each task.
 
 Good with few remembered images. Control: ``wa`` with ``distil: false, align: false`` (replay), whose loss is over all classes so far.
 
@@ -28,7 +28,7 @@ from robustkd.targets import ClassifierTarget
 from robustkd.targets.activations import last_linear, with_penultimate
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class PCRParams(StreamParams):
@@ -61,10 +61,17 @@ class PCR(StreamDefense):
 
     Params = PCRParams
     source = "reduced from Lin et al. 2023, arXiv:2304.04408"
+    version = "2"  # 1 trained new classes from rows that weight decay had made 0, and chose the epoch by logits that it does not deploy
 
     def recipe(self, task: Task) -> StreamRecipe:
         """The proxies' loss."""
         return PCRRecipe(self.params, task)
+
+    def answering(self, network: nn.Module) -> nn.Module:
+        """The network by its cosines: the lengths of the rows and the bias have no part in the loss."""
+        from robustkd.models.unit_rows import UnitRows  # late: it imports torch
+
+        return UnitRows(network)
 
     def finish(self, task: Task) -> None:
         """Make the logits cosines, but for the length of the features."""

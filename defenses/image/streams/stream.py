@@ -1,7 +1,8 @@
 """What every method shares that learns its classes in tasks: the tasks, the memory, the mask, and a stage for each task.
 
 The classes of the data are divided in their order. A task is trained on its images and on the remembered ones, by the method's loss;
-classes that are not there yet cannot be answered. After it a few images are remembered (``memory``). The target holds the network after
+classes that are not there yet cannot be answered, and their rows of the last layer are the initial ones when their task begins: until then
+weight decay alone would move them, to 0. After it a few images are remembered (``memory``). The target holds the network after
 each task: ``sub-network`` makes each a defense, the analysis ``forgetting`` attacks all on each task.
 
 With ``infinite`` the rate falls in the first task alone and then stays: after each task a copy is annealed, which is kept and attacked, and
@@ -153,6 +154,10 @@ class StreamDefense(OptionallyAdversarial):
     def finish(self, task: Task) -> None:
         """Change the network after a task, before it is kept and attacked."""
 
+    def answering(self, network: nn.Module) -> nn.Module:
+        """What answers while a task is trained, with the network's weights: it is measured after each epoch, and ``inner`` attacks it."""
+        return network
+
     def auxiliary(self, context: FitContext[Arrays], network: ClassifierTarget) -> dict[str, nn.Module]:
         """Modules that are trained with the network in all tasks, and not deployed."""
         return {}
@@ -179,10 +184,11 @@ class StreamDefense(OptionallyAdversarial):
         adversary = None if p.inner is None else Adversary.under(p.inner, context.threat)
         threat = context.threat if adversary else None
         parts = {name: part.to(context.device) for name, part in self.auxiliary(context, network).items()}
-        memory = _Memory(self, context)
+        memory, untrained = _Memory(self, context), _LastLayer(network.module)
         old: list[int] = []
         for number, new in enumerate(tasks):
             seen = [*old, *new]
+            untrained.write(network.module, new)
             rows, kept = np.flatnonzero(np.isin(labels, new)).tolist(), memory.rows
             train = _chosen(context.train, [*rows, *kept] if self.mixes_memory else rows)
             remembered = _chosen(context.train, kept) if kept else None
@@ -202,7 +208,7 @@ class StreamDefense(OptionallyAdversarial):
 
     def _stage(self, name: str, task: Task, data: Mapping[str, Any], settings: StreamParams) -> Stage:
         """The training of a task's network, among the classes so far."""
-        trained = masked(task.network, [*task.old, *task.new])
+        trained = masked(task.network, [*task.old, *task.new], self.answering(task.network.module))
         return Stage(
             name,
             with_auxiliary(trained, **task.auxiliary) if task.auxiliary else trained,
@@ -263,6 +269,24 @@ class _Memory:
         return [int(rows[place]) for place in herded(features_of(network, images, self._context.device), quota)]
 
 
+class _LastLayer:
+    """The weights of a network's last linear layer as they are now, by class; of a network without one, nothing."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._kept = [weight.detach().clone() for weight in self._weights(module)]
+
+    def write(self, module: nn.Module, classes: Sequence[int]) -> None:
+        """Give these classes back what they had."""
+        with torch.no_grad():
+            for weight, kept in zip(self._weights(module), self._kept, strict=True):
+                weight[list(classes)] = kept[list(classes)].to(weight)
+
+    @staticmethod
+    def _weights(module: nn.Module) -> list[Tensor]:
+        layers = [layer for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
+        return list(layers[-1].parameters()) if layers else []
+
+
 def features_of(network: ClassifierTarget, images: Arrays, device: torch.device) -> Tensor:
     """(N, D) what the last linear layer is given of N images."""
     network.module.eval()
@@ -271,11 +295,11 @@ def features_of(network: ClassifierTarget, images: Arrays, device: torch.device)
         return torch.cat([with_penultimate(network, part.to(device))[1] for part in parts])
 
 
-def masked(network: ClassifierTarget, seen: Sequence[int]) -> ClassifierTarget:
-    """The network, which cannot answer other classes; both share their weights."""
+def masked(network: ClassifierTarget, seen: Sequence[int], answering: nn.Module | None = None) -> ClassifierTarget:
+    """The network, or what is ``answering`` for it, which cannot answer other classes; all share their weights."""
     from robustkd.models.snapshots import Masked  # late: it imports torch
 
-    module = Masked(network.module, seen, network.num_classes)
+    module = Masked(answering or network.module, seen, network.num_classes)
     return ClassifierTarget(module, num_classes=network.num_classes, input_shape=network.input_shape, bounds=network.bounds)
 
 

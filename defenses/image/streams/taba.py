@@ -110,6 +110,7 @@ class TABA(StreamDefense):
 
     Params = TABAParams
     source = "Bai et al. 2023, arXiv:2303.17764"
+    version = "2"  # 1 trained new classes from rows that weight decay had made 0
 
     def recipe(self, task: Task) -> StreamRecipe:
         """iCaRL's loss and that on mixtures."""

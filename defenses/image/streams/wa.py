@@ -72,6 +72,7 @@ class WA(StreamDefense):
 
     Params = WAParams
     source = "Zhao et al. 2020, arXiv:1911.07053"
+    version = "2"  # 1 trained new classes from rows that weight decay had made 0
 
     def recipe(self, task: Task) -> StreamRecipe:
         """Labels and the old answers."""

@@ -10,8 +10,8 @@ Good to make an encoder robust for uses that are not known yet. Against an attac
 gives more. The control is ``adversarial: false``: the features of the images as they are, which a copy has already.
 
 From the authors: both losses on features of any length, summed over the dimensions, PGD of 10 steps from a uniform start; AdamW with a
-rate of 1e-5, weight decay 1e-4, batches of 128, 20,000 steps (two epochs of ImageNet), eps 2/255 and 4/255. From us: a student of
-another architecture, and the sizes. No label is read but for the accuracy that is logged; the last epoch is deployed.
+rate of 1e-5, weight decay 1e-4, batches of 128. They make 20,000 steps (two epochs of ImageNet) at eps 2/255 and 4/255. From us: a
+student of another architecture, and the sizes. No label is read but for the accuracy that is logged; the last epoch is deployed.
 
 Source: Schlarmann et al.: Robust CLIP: unsupervised adversarial fine-tuning of vision embeddings for robust large vision-language models
 (ICML 2024), equations 3 and 4; the authors' code chs20/RobustVLM, train/adversarial_training_clip.py.

@@ -15,6 +15,7 @@ from robustkd.contracts.params import ModelParams
 from robustkd.defenses.image.representations.encoders.held_out import HeldOutParams
 from robustkd.defenses.training import Teacher, TrainParams, fresh_network
 from robustkd.defenses.training.networks import teacher as finished
+from robustkd.defenses.training.params import OptimiserParam, WeightDecayParam
 from robustkd.defenses.training.teachers import unchanged_images
 from robustkd.targets import frozen
 from robustkd.targets.encoder import EncoderTarget
@@ -27,9 +28,16 @@ ENCODER = (
 
 
 class FromEncoderParams(HeldOutParams):
-    """Training parameters of what starts from a trained encoder."""
+    """Training parameters of what starts from a trained encoder, whose weights SGD's usual rate of 0.1 would destroy."""
 
     encoder: TargetRef = Field(description=ENCODER)
+    optimiser: OptimiserParam = "adamw"
+    lr: float | None = Field(
+        1e-5,
+        gt=0,
+        description="learning rate at the start, for a large encoder such as CLIP's; a small or a fresh one learns at 1e-3",
+    )
+    weight_decay: WeightDecayParam = 1e-4
 
 
 class TowerStudentParams(HeldOutParams):

@@ -14,10 +14,10 @@ Good against foreign classes among unlabelled images, which an attacker can put 
 
 Source: Du et al.: Semi-supervised learning via weight-aware distillation under class distribution mismatch (ICCV 2023), arXiv:2308.11874.
 The abstract speaks of point-wise mutual information; the authors' code was read (RUC-DWBI-ML/research, WAD-master, evals/eval.py and
-SSL/train/train.py) and has the largest cosine and the difference above: five rounds, alpha = 0.1, Adam 5e-4, T of 700 epochs at
-temperature 0.5, and accuracy logged on test data. There the features are those of the projection and of augmented copies. Here t is what
-its last linear layer is given, weights are divided by their largest, and a step draws as many labelled images as it has unlabelled ones.
-``inner`` is ours.
+SSL/train/train.py) and has the largest cosine and the difference above, five rounds, alpha = 0.1 and temperature 0.5; it trains by
+Adam 5e-4, T for 700 epochs, which are not the defaults here, and logs accuracy on test data. There the features are those of the
+projection and of augmented copies. Here t is what its last linear layer is given, weights are divided by their largest, and a step draws as
+many labelled images as it has unlabelled ones. ``inner`` is ours.
 """
 
 from __future__ import annotations
