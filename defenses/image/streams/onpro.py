@@ -18,7 +18,8 @@ Source: Wei et al.: Online prototype learning for online continual learning (ICC
 beside 64, with a memory of 200 by reservoir: these are not the defaults here. There the memory also holds images of the running task, and
 the cross entropy is over it alone after the first one; pairs of classes get rounded numbers of images; the instance contrast also looks at
 a slice of the features; the views are random resized crops. Here the memory is of the tasks before, the cross entropy is over new and
-remembered images, pairs are drawn, the slice is left out, and the second view is a shifted and mirrored copy: a reduced form. ``inner`` is ours.
+remembered images, pairs are drawn, the slice is left out, and the second view is a shifted and mirrored copy: a reduced form.
+``inner`` is ours.
 """
 
 from __future__ import annotations
