@@ -22,7 +22,7 @@ from robustkd.contracts.json_value import JsonValue
 from robustkd.contracts.threat import Goal
 from robustkd.evaluation.draws import DRAWS
 from robustkd.scoring.results import CellResult, Results
-from robustkd.scoring.summaries import AttackSummary
+from robustkd.scoring.summaries import AttackSummary, JudgeSummary
 
 VERSION_KEY, VERSION = "robustkd_baseline", 1
 Key = tuple[str, str, int]
@@ -47,7 +47,8 @@ class TestSamples:
 class Baseline:
     """A baseline file as data.
 
-    ``samples`` are (n,) bool or shares in [0, 1], ``threats`` norm, eps, goal and where by attack, ``attacks`` what each is.
+    ``samples`` are (n,) bool or shares in [0, 1], ``threats`` norm, eps, goal and where by attack, ``attacks`` and ``judges``
+    what each is, ``conditions`` as in ``CellResult``.
     """
 
     campaign: str
@@ -59,10 +60,16 @@ class Baseline:
     targets: dict[tuple[str, int], str | None]
     attacks: dict[str, AttackSummary]
     samples: dict[Key, np.ndarray]
+    conditions: dict[Key, dict[str, str]]
+    judges: dict[str, JudgeSummary]
 
 
 def content(results: Results, data: TestSamples, index: np.ndarray, bits: Mapping[Key, np.ndarray]) -> dict[str, JsonValue]:
     """A baseline file as JSON values; the samples are packed bits, or bytes, in base64."""
+    noted = {
+        (cell.defense, cell.attack, cell.seed): {"conditions": cell.conditions} for cell in results.cells if cell.conditions
+    }
+    judges = {"judges": {name: judge.to_dict() for name, judge in results.judges.items()}} if results.judges else {}
     return {
         VERSION_KEY: VERSION,
         "campaign": results.campaign,
@@ -70,6 +77,7 @@ def content(results: Results, data: TestSamples, index: np.ndarray, bits: Mappin
         "data": asdict(data),
         "threats": {cell.attack: _threat(cell) for cell in results.cells},
         "attacks": {name: attack.to_dict() for name, attack in results.attacks.items()},
+        **judges,
         "defenses": [
             {
                 "defense": item.defense,
@@ -84,7 +92,14 @@ def content(results: Results, data: TestSamples, index: np.ndarray, bits: Mappin
         ],
         "index": _text(index.astype("<i8").tobytes()),
         "samples": [
-            {"defense": defense, "attack": attack, "seed": seed, "n": len(held), **_packed(held)}
+            {
+                "defense": defense,
+                "attack": attack,
+                "seed": seed,
+                "n": len(held),
+                **noted.get((defense, attack, seed), {}),
+                **_packed(held),
+            }
             for (defense, attack, seed), held in bits.items()
         ],
     }
@@ -125,6 +140,8 @@ def parse(raw: Mapping[str, Any], origin: str) -> Baseline:
             targets={key: row.get("target") for key, row in rows},
             attacks={name: AttackSummary(**attack) for name, attack in raw.get("attacks", {}).items()},
             samples=kept,
+            conditions={(row["defense"], row["attack"], int(row["seed"])): row.get("conditions", {}) for row in raw["samples"]},
+            judges={name: JudgeSummary(**judge) for name, judge in raw.get("judges", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"the baseline {origin} is damaged: {type(error).__name__} {error}", fix=_AGAIN) from error

@@ -20,6 +20,7 @@ from robustkd.scoring.intervals import Z95
 from robustkd.scoring.methods import MethodTest, over_trainings
 from robustkd.scoring.multiplicity import LEVEL, holm
 from robustkd.scoring.paired import paired_interval, paired_test, unpaired_interval, unpaired_test
+from robustkd.scoring.summaries import PluginSummary
 from robustkd.scoring.tabular import Tabular, percent
 
 Direction = Literal["better", "worse", "not told apart"]
@@ -172,7 +173,9 @@ def compare(a: Snapshot, b: Snapshot, matched: Mapping[str, str] | None = None) 
     matched = _matched(a, b, matched)
     reason = why_unpaired(a, b)
     movements: list[Movement] = []
-    notes = [note for note in (reason, a.outdated, b.outdated) if note]
+    judged = other_judge(a, b)
+    judged = f"judged otherwise in A and B ({judged}): the numbers are other quantities" if judged else ""
+    notes = [note for note in (reason, a.outdated, b.outdated, judged) if note]
     for name in dict.fromkeys(attack for _, attack, _ in a.rows):
         if differs := other_attack(a, b, name):
             notes.append(f"{name}: not the same attack in A and B ({differs})")
@@ -224,6 +227,8 @@ def _compared_defense(a: Snapshot, b: Snapshot, defense: str, other: str, *, pai
         pairs = [(seed, row_of(a, defense, attack, seed, over), row_of(b, other, attack, seed, over)) for seed in seeds]
         changes, noted = _changes_by_seed(f"{title}: {attack}", pairs, paired=paired)
         notes += noted
+        differing = [differs for _, *sides in pairs if attack in attacks and (differs := other_conditions(*sides))]
+        notes += [f"{title}: {attack}: not the same attack in A and B ({differs})" for differs in differing[:1]]
         if changes:
             movements.append(Movement(defense, other, attack, tuple(changes), over))
     for side, snapshot, name in (("A", a, defense), ("B", b, other)):
@@ -296,7 +301,26 @@ def other_attack(a: Snapshot, b: Snapshot, name: str) -> str:
 
     A parameter that one side alone knows came with a release in between: whether that made it another attack, its version says.
     """
-    was, now = a.settings.get(name), b.settings.get(name)
+    return _differs(a.settings.get(name), b.settings.get(name))
+
+
+def other_judge(a: Snapshot, b: Snapshot) -> str:
+    """How the deciding judges differ from A to B; empty where they do not, or where that was not noted."""
+    return _differs(*(next(iter(side.judges.values()), None) for side in (a, b)))
+
+
+def other_conditions(before: Row | None, after: Row | None, *, of: str = "") -> str:
+    """What else makes an attack another one (see ``CellResult``); empty where nothing does, or where that was not noted.
+
+    ``of`` is how the names begin that are looked at.
+    """
+    if before is None or after is None:
+        return ""
+    names = [name for name, was in before.conditions.items() if after.conditions.get(name, was) != was and name.startswith(of)]
+    return f"its {' and its '.join(names)} {'is another one' if len(names) == 1 else 'are others'}" if names else ""
+
+
+def _differs(was: PluginSummary | None, now: PluginSummary | None) -> str:
     if was is None or now is None:
         return ""
     params = [one.params for one in (was, now)]

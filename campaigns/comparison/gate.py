@@ -6,7 +6,8 @@ are four outcomes:
 passed         the whole interval lies on the right side
 failed         the whole interval lies on the wrong side
 inconclusive   it lies on both: too few samples, or seeds that disagree
-not judged     there is nothing to judge: a number is missing, or the checks find it not credible
+not judged     there is nothing to judge: a number is missing, or it could only be lower, since an attack has no result or the checks
+               find it not credible
 
 The intervals by which the defenses of a baseline are judged hold together: with 95 % for all of them, and not for each alone.
 """
@@ -17,14 +18,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from robustkd.campaigns.comparison.compare import Change, change, other_attack, row_of, why_unpaired
+from robustkd.campaigns.comparison.compare import (
+    Change,
+    change,
+    other_attack,
+    other_conditions,
+    other_judge,
+    row_of,
+    why_unpaired,
+)
 from robustkd.campaigns.comparison.snapshot import CLEAN, WORST, Snapshot
 from robustkd.campaigns.file.document.document import GateSpec
 from robustkd.campaigns.file.yaml_source import KeyPath
 from robustkd.contracts.check import Verdict
-from robustkd.scoring.intervals import wilson
+from robustkd.scoring.intervals import count_of, wilson
 from robustkd.scoring.multiplicity import simultaneous_z
 from robustkd.scoring.results import Results
+from robustkd.scoring.unfinished import unfinished
 
 GateOutcome = Literal["passed", "failed", "inconclusive", "not judged"]
 Metric = Literal["robust_accuracy", "clean_accuracy"]
@@ -86,10 +96,10 @@ def judge_gates(gates: Sequence[GateSpec], results: Results) -> list[GateResult]
     """Each bound: passed when the whole interval lies at or above it, failed when the whole interval lies below it.
 
     In between the campaign has too few samples to tell, which is ``inconclusive``. Without a number, such as the usefulness of a
-    model that was asked no harmless request, or with a robust accuracy that the checks find not credible (unless even that one
-    failed), a gate is ``not judged``.
+    model that was asked no harmless request, or with a robust accuracy that could only be lower (unless even that one failed), a gate
+    is ``not judged``: an attack under the campaign's threat model has no result, or the checks find the number not credible.
     """
-    judged = []
+    judged, lacking = [], unfinished(results)
     for position, gate in enumerate(gates):
         key = ("gates", position)
         rule = f"at least {gate.at_least:.1%}"
@@ -97,14 +107,15 @@ def judge_gates(gates: Sequence[GateSpec], results: Results) -> list[GateResult]
         values = [getattr(row, gate.metric) for row in rows]
         clean = gate.metric == "clean_accuracy" and results.n_clean is not None
         counts = [results.n_clean or 0 if clean else row.n for row in rows]
+        lacks = lacking.get(gate.defense, "") if gate.metric == "robust_accuracy" else ""
         if not rows or None in values or 0 in counts:
-            judged.append(GateResult(gate.defense, gate.metric, rule, "not judged", key=key))
+            judged.append(GateResult(gate.defense, gate.metric, rule, "not judged", why=lacks, key=key))
             continue
-        intervals = [wilson(round(value * n), n) for value, n in zip(values, counts, strict=True)]
+        intervals = [wilson(count_of(value, n), n) for value, n in zip(values, counts, strict=True)]
         low, high = min(pair[0] for pair in intervals), max(pair[1] for pair in intervals)
         outcome: GateOutcome = "passed" if low >= gate.at_least else "failed" if high < gate.at_least else "inconclusive"
         verdicts = tuple(row.verdict for row in rows) if gate.metric == "robust_accuracy" else ()
-        outcome, why = _believed(outcome, verdicts)
+        outcome, why = _believed(outcome, verdicts, lacks)
         if gate.metric == "robust_accuracy" and (unjudged := max(row.unjudged or 0.0 for row in rows)):
             why = "; ".join([*([why] if why else []), f"{unjudged:.1%} of the requests could not be judged"])
         mean = sum(values) / len(values)
@@ -138,7 +149,7 @@ def judge_baseline(
 
     failed        on every seed the whole interval of the change lies below -allowed_drop
     passed        on every seed the whole interval lies at or above it
-    not judged    a number is missing, was measured on other samples or by another attack, or is not credible
+    not judged    a number is missing, was measured on other samples, by another attack or another judge, or is not credible
     inconclusive  else: too few samples, or seeds that disagree
 
     The very same weights, of which no sample was lost, have passed: no interval is needed to say that they did not change.
@@ -189,10 +200,8 @@ def _changes(baseline: Snapshot, snapshot: Snapshot, defense: str, attack: str, 
         return f"no seed {_listed(missing)} in the results"
     if baseline.data.test != snapshot.data.test:
         return "the test samples are not those of the baseline: write a new one"
-    counted = {name for seed in seeds for name in baseline.headline[defense, seed]} if attack == WORST else set()
-    for name in sorted(counted):
-        if told := other_attack(baseline, snapshot, name):
-            return f"{name} is not the attack of the baseline ({told}): write a new one"
+    if told := _measured_otherwise(baseline, snapshot, defense, attack):
+        return f"{told}: write a new one"
     paired = why_unpaired(baseline, snapshot) is None
     changes = []
     for seed in seeds:
@@ -208,6 +217,23 @@ def _changes(baseline: Snapshot, snapshot: Snapshot, defense: str, attack: str, 
     return changes
 
 
+def _measured_otherwise(baseline: Snapshot, snapshot: Snapshot, defense: str, attack: str) -> str:
+    """What decides other numbers than those of the baseline: another judge, or another attack; empty where nothing does."""
+    if told := other_judge(baseline, snapshot):
+        return f"another judge decides than that of the baseline ({told})"
+    behind = {seed: baseline.headline[defense, seed] for seed in baseline.seeds(defense)}
+    for name in sorted({name for attacks in behind.values() for name in attacks}):
+        told = other_attack(baseline, snapshot, name) if attack == WORST else ""
+        for seed in behind:
+            rows = [side.rows.get((defense, name, seed)) for side in (baseline, snapshot)]
+            told = told or other_conditions(
+                *rows, of="" if attack == WORST else "judge"
+            )  # the clean accuracy hangs on no attack
+        if told:
+            return f"{name} is not the attack of the baseline ({told})"
+    return ""
+
+
 def _same_weights(baseline: Snapshot, snapshot: Snapshot, defense: str, seeds: Iterable[int]) -> bool:
     hashes = [(baseline.targets.get((defense, seed)), snapshot.targets.get((defense, seed))) for seed in seeds]
     return all(was is not None and was == now for was, now in hashes)
@@ -217,10 +243,12 @@ def _outcome(item: Change, allowed_drop: float) -> GateOutcome:
     return "failed" if item.ci_high < -allowed_drop else "passed" if item.ci_low >= -allowed_drop else "inconclusive"
 
 
-def _believed(outcome: GateOutcome, verdicts: Sequence[Verdict | None]) -> tuple[GateOutcome, str]:
-    """A robust accuracy that cannot be believed passes no gate; one that is too low even so fails it."""
+def _believed(outcome: GateOutcome, verdicts: Sequence[Verdict | None], lacks: str = "") -> tuple[GateOutcome, str]:
+    """A robust accuracy that could only be lower passes no gate; one that is too low even so fails it."""
     if outcome != "failed" and "not credible" in verdicts:
         return "not judged", "its robust accuracy is not credible"
+    if outcome != "failed" and lacks:
+        return "not judged", f"{lacks}: it could only be lower"
     return outcome, ""
 
 

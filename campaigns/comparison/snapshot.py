@@ -21,8 +21,9 @@ from robustkd.contracts import StoreError, UsageError
 from robustkd.contracts.check import Verdict
 from robustkd.contracts.json_value import JsonObject, JsonValue
 from robustkd.contracts.threat import Goal, ThreatModel
+from robustkd.scoring.intervals import count_of
 from robustkd.scoring.results import Results
-from robustkd.scoring.summaries import AttackSummary
+from robustkd.scoring.summaries import AttackSummary, JudgeSummary
 from robustkd.scoring.worst_case import worst_case
 
 CLEAN, WORST = "clean accuracy", "worst case"
@@ -38,8 +39,9 @@ class Row:
     Attributes:
         attack: an attack's name, ``CLEAN`` or ``WORST``.
         norm, eps: the threat model; those of ``CLEAN`` say nothing.
-        n, held: samples, and how many of them count as held.
+        n, held: samples, and how many of them count as held: no whole number, if the defense draws random numbers.
         samples: (n,) bool, which, or shares in [0, 1] if the defense draws random numbers; None where only the numbers are known.
+        conditions: as in ``CellResult``.
     """
 
     defense: str
@@ -52,6 +54,7 @@ class Row:
     samples: np.ndarray | None = None
     goal: Goal = "untargeted"
     where: Mapping[str, Any] | None = None
+    conditions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def share(self) -> float:
@@ -79,7 +82,7 @@ class Snapshot:
         rows: by defense, attack and seed.
         headline: by defense and seed, the attacks that its worst case is taken over.
         verdicts, targets: by defense and seed; of the latter the hash.
-        settings: what each attack is, by its name; older files do not say.
+        settings, judges: what each attack and judge is, by its name, the deciding judge first; older files do not say.
         results: of a campaign's output; None for a baseline file.
         folder: of a campaign's output.
         changed: files that the run read and that are other ones now, so that its numbers may not be those of today's model.
@@ -97,6 +100,7 @@ class Snapshot:
     results: Results | None = None
     folder: Path | None = None
     changed: tuple[str, ...] = ()
+    judges: Mapping[str, JudgeSummary] = field(default_factory=dict)
 
     @property
     def gates(self) -> tuple[GateSpec, ...]:
@@ -208,10 +212,21 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
     for cell in results.cells:
         if cell.status != "done" or cell.robust_accuracy is None:
             continue
-        held = round(cell.robust_accuracy * cell.n)
-        row = Row(cell.defense, cell.attack, cell.seed, cell.norm, cell.eps, cell.n, held, goal=cell.goal, where=cell.where)
+        held = count_of(cell.robust_accuracy, cell.n)
+        row = Row(
+            cell.defense,
+            cell.attack,
+            cell.seed,
+            cell.norm,
+            cell.eps,
+            cell.n,
+            held,
+            goal=cell.goal,
+            where=cell.where,
+            conditions=cell.conditions,
+        )
         n = cell.n if results.n_clean is None else results.n_clean
-        clean = replace(row, attack=CLEAN, n=n, held=round((cell.clean_accuracy or 0.0) * n))
+        clean = replace(row, attack=CLEAN, n=n, held=count_of(cell.clean_accuracy or 0.0, n))
         if entry := store.get(cell.cell_id):
             outcome = samples.read(entry).outcome
             index = outcome.index
@@ -228,7 +243,7 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
         headline[key], verdicts[key], targets[key] = tuple(item.attacks), item.verdict, item.target_hash
         if item.robust_accuracy is None:
             continue
-        held, goal = round(item.robust_accuracy * item.n), results.threat.goal
+        held, goal = count_of(item.robust_accuracy, item.n), results.threat.goal
         worst = Row(item.defense, WORST, item.seed, item.norm, item.eps, item.n, held, goal=goal, where=item.where)
         parts = [rows.get((item.defense, attack, item.seed)) for attack in item.attacks]
         known = [part.samples for part in parts if part is not None and part.samples is not None]
@@ -248,6 +263,7 @@ def _of_folder(folder: Path, origin: str, file: Path | None = None) -> Snapshot:
         results,
         folder,
         tuple(changed_since(folder)),
+        results.judges,
     )
 
 
@@ -256,10 +272,20 @@ def _of_baseline(content: JsonObject, origin: str) -> Snapshot:
     rows: dict[tuple[str, str, int], Row] = {}
     for (defense, attack, seed), bits in known.samples.items():
         norm, eps, goal, where = known.threats.get(attack, ("", 0.0, "untargeted", None))
-        row = Row(defense, attack, seed, norm, eps, len(bits), 0, goal=goal, where=where)
+        noted = known.conditions.get((defense, attack, seed), {})
+        row = Row(defense, attack, seed, norm, eps, len(bits), 0, goal=goal, where=where, conditions=noted)
         rows[defense, attack, seed] = _held(row, bits)
     snapshot = Snapshot(
-        origin, known.campaign, known.data, known.index, rows, known.headline, known.verdicts, known.targets, known.attacks
+        origin,
+        known.campaign,
+        known.data,
+        known.index,
+        rows,
+        known.headline,
+        known.verdicts,
+        known.targets,
+        known.attacks,
+        judges=known.judges,
     )
     for (defense, seed), attacks in known.headline.items():
         if worst := snapshot.worst(defense, seed, attacks):

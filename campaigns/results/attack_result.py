@@ -9,6 +9,7 @@ import numpy as np
 
 from robustkd.campaigns.plan.cells import AttackCell
 from robustkd.campaigns.plan.plan import Plan
+from robustkd.campaigns.results.conditions import conditions
 from robustkd.campaigns.results.curve import accuracy_curve, measures_every_eps, unjudged_share
 from robustkd.campaigns.results.failure import PENDING, Failure
 from robustkd.campaigns.results.queries import by_queries
@@ -40,6 +41,7 @@ def attack_result(
         error=failure.error,
         goal=use.threat.goal,
         where=where,
+        conditions=conditions(plan, cell),
     )
     if entry is None or record is None:
         return result

@@ -13,13 +13,13 @@ from robustkd.campaigns.results.data_summary import data_summary, environment
 from robustkd.campaigns.results.defense_result import defense_result
 from robustkd.campaigns.results.failure import Failure
 from robustkd.campaigns.results.served import served
-from robustkd.campaigns.results.trained import each_trained
+from robustkd.campaigns.results.trained import Trained, each_trained
 from robustkd.campaigns.store.identity import plugin_identity
 from robustkd.campaigns.store.samples import AttackRecord
 from robustkd.campaigns.store.store import Store
-from robustkd.scoring.paired import compared
+from robustkd.scoring.paired import Attacked, compared
 from robustkd.scoring.results import CellResult, DefenseResult, Results
-from robustkd.scoring.summaries import AttackSummary, GateSummary, ThreatSummary
+from robustkd.scoring.summaries import AttackSummary, GateSummary, JudgeSummary, ThreatSummary
 
 
 def collect(
@@ -46,6 +46,8 @@ def collect(
     cells: list[CellResult] = []
     defenses: dict[tuple[str, int], DefenseResult] = {}
     standing: list[tuple[str, int, np.ndarray]] = []
+    attacked: dict[tuple[str, int], Attacked] = {}
+    behind = _headline_attacks(plan)
     finished: list[str] = []
     shown: set[str] = set()
     for trained in each_trained(plan, store, failures, rejudge):
@@ -58,7 +60,8 @@ def collect(
         if trained.has_result:
             shown.add(name)
         if trained.is_complete:
-            standing.append((name, seed, worst_case_of([trained.records[cell.id] for cell in trained.headline])))
+            standing.append((name, seed, worst_case_of(list(trained.headline_records().values()))))
+            attacked[name, seed] = _attacked(trained, behind)
     return Results(
         campaign=campaign.name,
         threat=ThreatSummary(norm, eps, campaign.threat.goal, where),
@@ -66,7 +69,7 @@ def collect(
         cells=cells,
         defenses=[defenses[name, seed] for name in campaign.defenses if name in shown for seed in campaign.seeds],
         skipped=list(plan.skipped),
-        comparisons=compared(standing),
+        comparisons=compared(standing, attacked),
         attacks={
             name: AttackSummary(**vars(plugin_identity(use.kind, use.plugin, use.threat)))
             for name, use in campaign.attacks.items()
@@ -75,4 +78,21 @@ def collect(
         served=served(store.answers),
         gates=[GateSummary(gate.defense, gate.metric, gate.at_least) for gate in campaign.gates],
         undefended=[name for name in campaign.undefended if name in shown],
+        judges={name: JudgeSummary(**vars(plugin_identity(use.kind, use.plugin))) for name, use in campaign.judges.items()},
     )
+
+
+def _headline_attacks(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """By defense the attacks under the campaign's threat model: fewer, where the matrix or what a target lacks leaves some out."""
+    attacks, found = plan.campaign.attacks, dict[str, dict[str, None]]()
+    for cell in plan.of("attack"):
+        if attacks[cell.attack].threat == plan.campaign.threat:
+            found.setdefault(cell.defense, {})[cell.attack] = None
+    return {name: tuple(own) for name, own in found.items()}
+
+
+def _attacked(trained: Trained, behind: Mapping[str, tuple[str, ...]]) -> Attacked:
+    """What is left of a defense by those of its attacks that another one has too, for each such choice of them."""
+    own, records = behind[trained.train.defense], trained.headline_records()
+    shared = {frozenset(own).intersection(others) for others in set(behind.values()) if set(others) != set(own)}
+    return Attacked(own, {some: worst_case_of([records[name] for name in some]) for some in shared if some})

@@ -15,6 +15,7 @@ from robustkd.cli.options import allow_missing_option, json_option, out_option, 
 
 if TYPE_CHECKING:
     from robustkd.campaigns.comparison.gate import GateResult
+    from robustkd.scoring.results import Results
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -62,7 +63,8 @@ def command(
 
     RESULTS: a campaign (file or preset), an output folder or its results.json.
 
-    Exit codes: 0 no gate failed, 4 one failed, 5 none failed but one has nothing to judge (a number that is missing or not credible).
+    Exit codes: 0 no gate failed, 4 one failed, 5 none failed but one has nothing to judge (a number that is missing or not credible),
+    or an attack has no result that a baseline to be written should hold.
     """
     from robustkd.campaigns.comparison import ci, gate, snapshot
     from robustkd.campaigns.comparison.sarif import sarif as to_sarif
@@ -97,8 +99,20 @@ def command(
     if write_baseline is not None:
         write_text(write_baseline, json.dumps(snapshot.to_baseline(found), indent=1) + "\n")
         click.echo(f"baseline   {write_baseline}", err=as_json)
+        lacks = _lacks_attacks(found.results) and not allow_missing
+        code = gate.NOT_JUDGED if lacks else code
     if code:
         raise click.exceptions.Exit(code)
+
+
+def _lacks_attacks(results: Results) -> bool:
+    """Whether a baseline of the results lacks attacks; says which."""
+    from robustkd.scoring.unfinished import unfinished
+
+    found = unfinished(results)
+    for defense, lacks in found.items():
+        click.echo(f"nothing can be held against what the baseline lacks: {defense}: {lacks}", err=True)
+    return bool(found)
 
 
 def _print(gates: Sequence[GateResult], *, as_json: bool) -> None:

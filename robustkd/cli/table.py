@@ -18,10 +18,11 @@ from robustkd.reporting.detection import detection_rows, detection_terms
 from robustkd.reporting.page import cost
 from robustkd.reporting.pairwise import undecided
 from robustkd.reporting.presentation import terms_of
-from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, summary_rows
+from robustkd.reporting.summary import DefenseSummary, attack_names, summary_rows
 from robustkd.reporting.verdict_text import NO_VERDICT, which_hold
 from robustkd.scoring.holds import Holds
 from robustkd.scoring.results import Results
+from robustkd.scoring.unfinished import is_headline
 from robustkd.scoring.verdict import RULES, unexamined
 from robustkd.tracking.dashboard import page_url
 

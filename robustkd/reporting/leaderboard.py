@@ -1,4 +1,4 @@
-"""Defenses of several campaigns in one ranking, as far as they can be compared: the same samples, the same threat model.
+"""Defenses of several campaigns in one ranking, as far as they can be compared: the same samples, threat model and judge.
 
 What is ranked is the worst case over the attacks of each campaign. A campaign with fewer or weaker attacks leaves more standing, so
 their names are part of every row, and a defense whose number must not be believed has no rank.
@@ -56,6 +56,7 @@ class Board:
     """The defenses that can be compared: the data, the threat model, and the entries, best first.
 
     Attributes:
+        judge: the deciding judge; empty for images, and where it was not noted.
         same_attacks: whether all numbers stand behind attacks of the same names.
     """
 
@@ -64,6 +65,7 @@ class Board:
     digest: str
     threat: str
     entries: tuple[Entry, ...]
+    judge: str = ""
 
     @property
     def same_attacks(self) -> bool:
@@ -73,7 +75,8 @@ class Board:
     @property
     def title(self) -> str:
         """What the entries have in common."""
-        return f"{self.data}, n = {self.n}, {self.threat}"
+        judged = f", judged by {self.judge}" if self.judge else ""
+        return f"{self.data}, n = {self.n}, {self.threat}{judged}"
 
 
 def results_in(folders: Iterable[Path]) -> dict[Path, Results]:
@@ -102,14 +105,19 @@ def results_in(folders: Iterable[Path]) -> dict[Path, Results]:
 
 
 def boards(found: dict[Path, Results]) -> list[Board]:
-    """One ranking for each data and threat model, the largest first."""
+    """One ranking for each data, threat model and deciding judge, the largest first."""
     names = unambiguous({folder: results.campaign for folder, results in found.items()})
-    groups: dict[tuple[str, int, str, str], list[Entry]] = {}
+    groups: dict[tuple[str, int, str, str, str, str], list[Entry]] = {}
     for folder, results in found.items():
         data = results.data
-        key = (data.name, data.n, data.digest, results.threat_model.plain)
+        judge = results.judge
+        judged = (judge.kind, json.dumps(judge.to_dict(), sort_keys=True)) if judge else ("", "")
+        key = (data.name, data.n, data.digest, results.threat_model.plain, *judged)
         groups.setdefault(key, []).extend(_entries(folder, names[folder], results))
-    made = [Board(*key, _ranked(entries)) for key, entries in groups.items()]
+    made = [
+        Board(name, n, digest, threat, _ranked(entries), judge)
+        for (name, n, digest, threat, judge, _), entries in groups.items()
+    ]
     return sorted(made, key=lambda board: -len(board.entries))
 
 

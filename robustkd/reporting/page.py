@@ -26,12 +26,13 @@ from robustkd.reporting.queries import query_curves, query_plots
 from robustkd.reporting.samples import SampleEvidence, broken_by, class_table, listing
 from robustkd.reporting.searches import convergence, convergence_by_sample, norms, strength
 from robustkd.reporting.set_up import SetUp, attack_rows, defense_rows, facts
-from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, is_headline, mean_curve, seeds_of
+from robustkd.reporting.summary import DefenseSummary, attack_names, cells_by_pair, curve_of, mean_curve, seeds_of
 from robustkd.reporting.tradeoff import shown_defenses, tradeoff
 from robustkd.reporting.training_sets import training_set_rows
 from robustkd.reporting.verdict_text import NO_VERDICT, CheckRow, VerdictText, answer, check_rows, explain
 from robustkd.reporting.weakest import weakest_rows
 from robustkd.scoring.results import CellResult, DefenseResult, Results
+from robustkd.scoring.unfinished import is_headline
 
 OPEN_ROWS = 24
 """Longer tables start folded."""

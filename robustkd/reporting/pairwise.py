@@ -18,11 +18,23 @@ def networks_sentence(claim: Claim) -> str:
         worse = claim.b if claim.networks == claim.a else claim.a
         by = f"by {points(abs(claim.difference))} (adjusted p {probability(claim.p_adjusted)})"
         where = " on every seed" if len(claim.seeds) > 1 else ""
-        return f"These networks: {claim.networks} withstands more than {worse}{where}, {by}."
+        fair = (
+            "" if claim.shared is None else f"; by {points(abs(claim.shared))} over the attacks that both have: {_alone(claim)}"
+        )
+        return f"These networks: {claim.networks} withstands more than {worse}{where}, {by}{fair}."
     told = f"n = {count(claim.n)} cannot tell {claim.a} from {claim.b}"
+    if claim.spared:
+        return f"{told} over the attacks that both have: {_alone(claim)}."
     if claim.needed is None:
         return f"{told}; no difference was seen."
-    return f"{told}; {count(claim.needed)} samples would." if claim.needed > claim.n else f"{told}: the seeds disagree."
+    if claim.needed > claim.n:
+        return f"{told}; {count(claim.needed)} samples would."
+    return f"{told}: the seeds disagree." if len(claim.seeds) > 1 else f"{told}."
+
+
+def _alone(claim: Claim) -> str:
+    """Which attacks the defense that withstands more was spared."""
+    return f"{', '.join(claim.spared)} {'was' if len(claim.spared) == 1 else 'were'} run on {claim.less} alone"
 
 
 def methods_sentence(a: str, b: str, test: MethodTest) -> str:

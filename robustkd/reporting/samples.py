@@ -11,7 +11,7 @@ import numpy as np
 
 from robustkd.reporting.formatting import class_name, shortened
 from robustkd.reporting.terms import ReportTerms
-from robustkd.scoring.intervals import wilson
+from robustkd.scoring.intervals import count_of, wilson
 from robustkd.scoring.results import Results
 from robustkd.scoring.worst_case import worst_case
 
@@ -193,7 +193,7 @@ def class_table(results: Results, evidence: SampleEvidence) -> ClassTable | None
 
     def cell(name: str, at: int) -> ClassCell:
         share, n = float(holds[name][at]), int(sizes[at])
-        return ClassCell(share, float(right[name][at]), *wilson(round(share * n), n))
+        return ClassCell(share, float(right[name][at]), *wilson(count_of(share, n), n))
 
     return ClassTable(
         tuple(class_name(evidence.classes, int(at)) for at in shown),

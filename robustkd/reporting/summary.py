@@ -14,9 +14,10 @@ from typing import Literal
 from robustkd.contracts.check import Finding, Verdict
 from robustkd.scoring.bracket import Bracket
 from robustkd.scoring.holds import UNKNOWN, Holds, Standing, standings
-from robustkd.scoring.intervals import wilson
+from robustkd.scoring.intervals import count_of, wilson
 from robustkd.scoring.results import CURVE_STEPS, CellResult, CellStatus, CurvePoint, DefenseResult, Results
 from robustkd.scoring.tradeoff import nrr, w_robust
+from robustkd.scoring.unfinished import is_headline
 
 STATUS_WORST_FIRST: tuple[CellStatus, ...] = ("failed", "invalid", "blocked", "pending", "done")
 SEVERITY_WORST_FIRST = ("severe", "warning", "info")
@@ -132,7 +133,7 @@ def curve_of(item: CellResult | DefenseResult) -> list[CurvePoint]:
     """Its curve, of images from eps = 0: what stands without any change is what was classified rightly."""
     if not item.curve or item.clean_accuracy is None or item.curve[0].eps <= 0 or not item.budget.of_images:
         return item.curve
-    low, high = wilson(round(item.clean_accuracy * item.n), item.n)
+    low, high = wilson(count_of(item.clean_accuracy, item.n), item.n)
     return [CurvePoint(0.0, item.clean_accuracy, low, high), *item.curve]
 
 
@@ -267,12 +268,6 @@ def headline_attacks(results: Results, trained: Sequence[DefenseResult], cells: 
     """The attacks that count for the worst case; before scoring named them, those under the campaign's threat model."""
     named = {attack for item in trained for attack in item.attacks}
     return named or {cell.attack for cell in cells if is_headline(results, cell)}
-
-
-def is_headline(results: Results, cell: CellResult) -> bool:
-    """Whether the cell ran under the campaign's threat model."""
-    threat = results.threat
-    return (cell.norm, cell.eps, cell.goal, cell.where) == (threat.norm, threat.eps, threat.goal, threat.where)
 
 
 def _strongest(

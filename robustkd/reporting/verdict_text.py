@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from robustkd.contracts.check import Finding
 from robustkd.reporting.formatting import THIN, count, counted, evidence, listed, percent, words
 from robustkd.reporting.presentation import terms_of
-from robustkd.reporting.summary import SEVERITY_WORST_FIRST, DefenseSummary, fired, headline_attacks, is_headline, not_run
+from robustkd.reporting.summary import SEVERITY_WORST_FIRST, DefenseSummary, fired, headline_attacks, not_run
 from robustkd.scoring.holds import STANDINGS, Holds
 from robustkd.scoring.results import DefenseResult, Results
+from robustkd.scoring.unfinished import is_headline
 from robustkd.scoring.verdict import RULES, unexamined
 
 NO_VERDICT = "no verdict"

@@ -27,6 +27,8 @@ class Claim:
         networks: the defense whose network is better on every seed; None where that cannot be told.
         needed: samples that would tell the networks apart among as many that are not, from the shares of all seeds; None for equals.
         methods: the test of the methods; None with one seed.
+        spared: attacks that were run on the one that withstands less alone; nothing is claimed that does not hold without them.
+        shared: the mean difference over the attacks that both have; None where nothing was spared, or they have none in common.
     """
 
     a: str
@@ -41,6 +43,13 @@ class Claim:
     networks: str | None
     needed: int | None
     methods: MethodTest | None
+    spared: tuple[str, ...] = ()
+    shared: float | None = None
+
+    @property
+    def less(self) -> str:
+        """The defense that withstands less, as far as that can be told."""
+        return self.b if self.difference > 0 else self.a
 
 
 def claims(comparisons: Sequence[Comparison]) -> list[Claim]:
@@ -63,12 +72,14 @@ def _claim(rows: Sequence[Comparison], undecided: int, several: int) -> Claim:
     a, b = rows[0].a, rows[0].b
     only_a, only_b, n = (sum(getattr(item, name) for item in rows) for name in ("only_a", "only_b", "n"))
     told = {(item.difference > 0) if item.significant else None for item in rows}
+    difference = sum(item.difference for item in rows) / len(rows)
+    shared = [item.shared for item in rows if item.shared is not None]
     return Claim(
         a,
         b,
         tuple(item.seed for item in rows),
         rows[0].n,
-        sum(item.difference for item in rows) / len(rows),
+        difference,
         min(item.ci_low for item in rows),
         max(item.ci_high for item in rows),
         max(item.p for item in rows),
@@ -76,9 +87,11 @@ def _claim(rows: Sequence[Comparison], undecided: int, several: int) -> Claim:
         a if told == {True} else b if told == {False} else None,
         samples_to_tell(only_a, only_b, n, z=simultaneous_z(undecided)),
         over_trainings(
-            [item.difference for item in rows],
+            [item.fair for item in rows],
             [(item.only_a + item.only_b) / item.n if item.n else 0.0 for item in rows],
             rows[0].n,
             tests=several,
         ),
+        rows[0].only_on_b if difference > 0 else rows[0].only_on_a if difference < 0 else (),
+        sum(shared) / len(shared) if shared else None,
     )

@@ -4,7 +4,8 @@ One rule, ours, for all that is shown (docs/verdicts.md, "Does it hold?"). With 
 all seeds, the bar b that the campaign sets, and the campaign's undefended rows:
 
     no        high < b of its own gate; or r is not above an undefended row's; or, where it may be above one by chance, high <= 20 %
-    not known there is no number, or it is not credible and could only be lower; or the samples do not tell whether it is above
+    not known there is no number, or none on some seed; or it could only be lower: it is not credible, or an attack has no result; or the
+              samples do not tell whether it is above, or an attack on the undefended row has no result
     yes       low >= b
     in part   in between: better than undefended, and not as good as asked
 
@@ -22,6 +23,7 @@ from typing import Literal, TypeAlias
 
 from robustkd.scoring.claims import Claim
 from robustkd.scoring.results import DefenseResult, Results
+from robustkd.scoring.unfinished import unfinished
 
 Holds: TypeAlias = Literal["yes", "in part", "no"]
 HARDLY_ANY, NEARLY_ALL = 0.2, 0.9
@@ -51,24 +53,32 @@ UNKNOWN = Standing(None, "there is no number")
 
 @dataclass(frozen=True)
 class _Number:
-    """A robust accuracy over its seeds: the mean, the envelope of the intervals, and the samples."""
+    """A robust accuracy over its seeds: the mean, the envelope of the intervals, and the samples.
+
+    ``lacks`` says which attacks have no number, ``doubt`` why it could only be lower; both are empty where nothing speaks for it.
+    ``whole`` is whether every seed has a number.
+    """
 
     mean: float
     low: float
     high: float
     n: int
-    doubted: bool
+    lacks: str
+    doubt: str
+    whole: bool
 
     @classmethod
-    def of(cls, rows: Sequence[DefenseResult]) -> _Number | None:
+    def of(cls, rows: Sequence[DefenseResult], lacks: str) -> _Number | None:
         known = [row for row in rows if row.robust_accuracy is not None]
         if not known:
             return None
         shares = [row.robust_accuracy for row in known if row.robust_accuracy is not None]
         low = min((row.ci_low for row in known if row.ci_low is not None), default=0.0)
         high = max((row.ci_high for row in known if row.ci_high is not None), default=1.0)
-        doubted = any(row.verdict == "not credible" for row in known)
-        return cls(sum(shares) / len(shares), low, high, known[0].n, doubted)
+        doubt = f"there is {lacks}, and the robust accuracy could only be lower" if lacks else ""
+        if any(row.verdict == "not credible" for row in known):
+            doubt = "the number is not credible, and could only be lower"
+        return cls(sum(shares) / len(shares), low, high, known[0].n, lacks, doubt, len(known) == len(rows))
 
 
 @dataclass(frozen=True)
@@ -85,12 +95,13 @@ def standings(results: Results) -> dict[str, Standing]:
     rows: dict[str, list[DefenseResult]] = {}
     for row in results.defenses:
         rows.setdefault(row.defense, []).append(row)
-    numbers = {name: number for name, found in rows.items() if (number := _Number.of(found))}
+    lacking = unfinished(results)
+    numbers = {name: number for name, found in rows.items() if (number := _Number.of(found, lacking.get(name, "")))}
     claims = {(claim.a, claim.b): claim for claim in results.claims} if results.undefended else {}
     noun = "samples" if results.modality == "images" else "requests"
     return {
         name: _standing(
-            name, numbers, _bar(results, name), [other for other in results.undefended if other in numbers], claims, noun
+            name, numbers, _bar(results, name), [other for other in results.undefended if other in rows], claims, noun
         )
         if name in numbers
         else UNKNOWN
@@ -120,6 +131,8 @@ def _standing(
     number = numbers[name]
     if name in undefended:
         return _of_an_undefended_row(number, bar)
+    if not number.whole:
+        return Standing(None, f"there is {number.lacks or 'no number on some seed'}")
     if bar.own and number.high < bar.share:
         return Standing("no", f"its whole interval lies below {bar.told}")
     passed = number.low >= bar.share
@@ -129,10 +142,10 @@ def _standing(
         shortfalls = [None if passed and bar.own else _against_a_fifth(number, noun)]
     # A defense that is worse than one undefended row is no defense, whatever cannot be said of another row.
     for shortfall in sorted(filter(None, shortfalls), key=lambda found: found.holds is None):
-        if shortfall.holds == "no" or not number.doubted:
+        if shortfall.holds == "no" or not number.doubt:
             return shortfall
-    if number.doubted:
-        return Standing(None, "the number is not credible, and could only be lower")
+    if number.doubt:
+        return Standing(None, number.doubt)
     better = f"better than {_listed(undefended)} (undefended)" if undefended else ""
     if passed:
         told = f"its whole interval lies at or above {bar.told}"
@@ -144,8 +157,8 @@ def _standing(
 def _of_an_undefended_row(number: _Number, bar: _Bar) -> Standing:
     if number.low < bar.share:
         return Standing("no", "it is undefended, what the others are compared with")
-    if number.doubted:
-        return Standing(None, "the number is not credible, and could only be lower")
+    if number.doubt or not number.whole:
+        return Standing(None, number.doubt or "there is no number on some seed")
     return Standing(
         "yes", f"its whole interval lies at or above {bar.told} though it is undefended: there is little to defend against"
     )
@@ -155,6 +168,8 @@ def _against(
     name: str, other: str, numbers: Mapping[str, _Number], claims: Mapping[tuple[str, str], Claim], noun: str
 ) -> Standing | None:
     """What speaks against a defense beside an undefended row; None where it is better."""
+    if other not in numbers:
+        return Standing(None, f"{other} (undefended), which it has to be better than, has no number")
     number, reference = numbers[name], numbers[other]
     claim = claims.get((name, other)) or claims.get((other, name))
     if claim is None:  # not attacked on the same samples: the intervals have to be apart
@@ -162,13 +177,23 @@ def _against(
     else:
         difference, better = (claim.difference if claim.a == name else -claim.difference), claim.networks == name
     if better:
-        return None
+        if not reference.lacks:
+            return None
+        # Only the seeds that both have whole were compared sample by sample.
+        return Standing(None, f"of {other} (undefended), which it has to be better than, there is {reference.lacks}")
     if difference <= 0:
-        if reference.doubted:
-            return Standing(None, f"it is not better than {other} (undefended), whose number is not credible")
+        if reference.doubt:
+            lower = "could only be lower" if reference.lacks else "is not credible"
+            return Standing(None, f"it is not better than {other} (undefended), whose number {lower}")
         return Standing("no", f"it is no better than {other} (undefended)")
     if number.high <= HARDLY_ANY:
         return Standing("no", f"it is not shown to be better than {other} (undefended)")
+    if claim is not None and claim.spared:
+        were = "was" if len(claim.spared) == 1 else "were"
+        return Standing(
+            None,
+            f"{_listed(claim.spared)} {were} run on {other} (undefended) alone, and over the others this is not shown to be better",
+        )
     return Standing(None, f"{number.n} {noun} do not tell whether it is better than {other} (undefended)")
 
 

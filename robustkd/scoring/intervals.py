@@ -29,6 +29,11 @@ def wilson(successes: float, n: int, z: float = Z95) -> tuple[float, float]:
     return (centre - half if successes else 0.0), (centre + half if successes < n else 1.0)
 
 
+def count_of(share: float, n: int) -> float:
+    """How many of n samples a share is, without the noise of floating point: no whole number, where samples hold to a share."""
+    return round(share * n, 6)
+
+
 def share_interval(held: np.ndarray) -> tuple[float, float]:
     """The 95 % Wilson interval of the mean of (N,) bool or, of samples that were judged on several draws, of (N,) shares in [0, 1].
 

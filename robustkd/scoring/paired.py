@@ -14,7 +14,7 @@ accuracies instead would waste most of the power that sharing the samples gives.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -137,6 +137,9 @@ class Comparison:
         p: see ``paired_test``.
         p_adjusted: by Holm, for all comparisons of the campaign; ``p`` of a lone one.
         needed: samples that would tell the two apart (80 % power), if the shares seen are the true ones; None for equals.
+        only_on_a, only_on_b: attacks that were run on that one alone.
+        shared: the difference over the attacks that both have, where the one that withstands more was spared some; ``p`` is then the
+            larger of the two tests', and 1 where they point to different sides.
     """
 
     a: str
@@ -151,6 +154,23 @@ class Comparison:
     p: float
     needed: int | None
     p_adjusted: float = 1.0
+    only_on_a: tuple[str, ...] = ()
+    only_on_b: tuple[str, ...] = ()
+    shared: float | None = None
+
+    @property
+    def spared(self) -> tuple[str, ...]:
+        """The attacks that were run on the one that withstands less alone: it may withstand less for no other reason."""
+        return self.only_on_b if self.difference > 0 else self.only_on_a if self.difference < 0 else ()
+
+    @property
+    def fair(self) -> float:
+        """The difference, or that over the attacks that both have where it is nearer to 0; 0 where the two point to different sides."""
+        if not self.spared:
+            return self.difference
+        if self.shared is None or self.shared * self.difference <= 0:
+            return 0.0
+        return min(self.difference, self.shared, key=abs)
 
     @property
     def significant(self) -> bool:
@@ -173,12 +193,44 @@ def corrected(comparisons: Iterable[Comparison]) -> list[Comparison]:
     return [replace(item, p_adjusted=p) for item, p in zip(family, holm([item.p for item in family]), strict=True)]
 
 
-def compared(standing: Iterable[tuple[str, int, np.ndarray]]) -> list[Comparison]:
-    """Every two defenses of the same seed, in the order given; each item is a defense, a seed and its (N,) standing samples."""
-    known = list(standing)
+@dataclass(frozen=True)
+class Attacked:
+    """The attacks that a worst case is taken over, and (N,) what fewer of them leave, those that another defense has too."""
+
+    attacks: tuple[str, ...]
+    over: Mapping[frozenset[str], np.ndarray]
+
+
+NOTHING = Attacked((), {})
+
+
+def compared(
+    standing: Iterable[tuple[str, int, np.ndarray]], attacked: Mapping[tuple[str, int], Attacked] | None = None
+) -> list[Comparison]:
+    """Every two defenses of the same seed, in the order given; each item is a defense, a seed and its (N,) standing samples.
+
+    ``attacked`` says by defense and seed behind which attacks they stand; without it all stand behind the same.
+    """
+    known, behind = list(standing), attacked or {}
     return corrected(
-        Comparison.of(a, b, seed, stands_a, stands_b)
+        _by_the_same(
+            Comparison.of(a, b, seed, stands_a, stands_b), behind.get((a, seed), NOTHING), behind.get((b, seed), NOTHING)
+        )
         for place, (a, seed, stands_a) in enumerate(known)
         for b, other, stands_b in known[place + 1 :]
         if seed == other and len(stands_a) == len(stands_b)
     )
+
+
+def _by_the_same(found: Comparison, a: Attacked, b: Attacked) -> Comparison:
+    """The comparison, of which one that was spared an attack must be better over the attacks that both have as well."""
+    only_on_a, only_on_b = (tuple(name for name in own.attacks if name not in other.attacks) for own, other in ((a, b), (b, a)))
+    found = replace(found, only_on_a=only_on_a, only_on_b=only_on_b)
+    if not found.spared:
+        return found
+    both, shared, p = frozenset(a.attacks) & frozenset(b.attacks), None, 1.0
+    if both:
+        more, less, alone = paired_test(a.over[both], b.over[both])
+        shared = (more - less) / found.n
+        p = max(found.p, alone) if shared * found.difference > 0 else 1.0
+    return replace(found, shared=shared, p=p, p_adjusted=p)

@@ -27,6 +27,7 @@ from robustkd.scoring.summaries import (
     DataSummary,
     Environment,
     GateSummary,
+    JudgeSummary,
     ServedSummary,
     ThreatSummary,
 )
@@ -97,6 +98,10 @@ class CellResult:
 
     ``detection`` is of a target that rejects inputs: the other numbers are then of classifier and detector together, and a clean sample
     that is rejected counts as misclassified.
+
+    ``conditions`` has a digest of each thing that decides how strong the attack is, or what counts as broken, and that is no parameter of
+    it: ``network NAME``, another network that it uses or that its budget is measured by, ``judge's network NAME``, and ``training data``
+    where it learns. What of these is made of the attacked defense itself counts as it was made, not by what that defense is.
     """
 
     cell_id: str
@@ -126,6 +131,7 @@ class CellResult:
     where: dict[str, JsonValue] | None = None
     by_queries: list[QueryPoint] = field(default_factory=list)
     detection: Detection | None = None
+    conditions: dict[str, str] = field(default_factory=dict)
 
     @property
     def threat_model(self) -> ThreatModel:
@@ -222,6 +228,7 @@ class Results(Tabular):
         served: what was asked of each served model.
         gates: the bounds that the campaign file sets.
         undefended: the defenses that are none, with which the others are compared (see ``scoring.holds``).
+        judges: what decides whether an answer counts, by name, the deciding one first; none of images.
         folder: where they are stored, where that is known; it is no part of the numbers.
     """
 
@@ -237,6 +244,7 @@ class Results(Tabular):
     served: list[ServedSummary] = field(default_factory=list)
     gates: list[GateSummary] = field(default_factory=list)
     undefended: list[str] = field(default_factory=list)
+    judges: dict[str, JudgeSummary] = field(default_factory=dict)
     folder: Path | None = field(default=None, compare=False)
 
     @property
@@ -253,6 +261,11 @@ class Results(Tabular):
     def modality(self) -> Modality:
         """The modality of the data: images, text or text-to-image."""
         return self.data.modality
+
+    @property
+    def judge(self) -> JudgeSummary | None:
+        """The deciding judge; None of images, and in files that do not say."""
+        return next(iter(self.judges.values()), None)
 
     @property
     def n_clean(self) -> int | None:
@@ -284,8 +297,8 @@ class Results(Tabular):
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The results as results.json holds them: JSON values, without ``folder``; ``draws`` where there are several, ``where``,
-        ``by_queries``, ``bracket``, a check's ``trace``, ``detection``, ``served``, ``gates``, ``undefended``, worst classes and groups
-        where there are any.
+        ``by_queries``, ``bracket``, a check's ``trace``, ``detection``, ``served``, ``gates``, ``undefended``, ``judges``, ``conditions``,
+        worst classes and groups, and attacks that one of two defenses was spared, where there are any.
         """
         summaries = {"threat": self.threat, "data": self.data, "environment": self.environment}
         told = {name: value for name, value in asdict(self).items() if name != "folder"}
@@ -293,9 +306,8 @@ class Results(Tabular):
         for row in (*told["cells"], *told["defenses"]):
             if row["draws"] == 1:
                 del row["draws"]
-            _leave_out_empty(
-                row, "where", "by_queries", "bracket", "detection", "worst_class", "worst_group", "groups", "training_set"
-            )
+            _leave_out_empty(row, "where", "by_queries", "bracket", "detection", "worst_class", "worst_group", "groups")
+            _leave_out_empty(row, "training_set", "conditions")
         for one in told["defenses"]:
             for check in one["checks"]:
                 _leave_out_empty(check, "trace")
@@ -303,8 +315,13 @@ class Results(Tabular):
             for table in one["analyses"].values():
                 del table["certificate"]  # of each sample; the store has it
                 _leave_out_empty(table, "parts", "standing")
-        _leave_out_empty(told, "served", "gates", "undefended")
+        told["judges"] = {name: judge.to_dict() for name, judge in self.judges.items()}
+        _leave_out_empty(told, "served", "gates", "undefended", "judges")
         told["claims"] = [asdict(claim) for claim in self.claims]
+        for comparison in (*told["comparisons"], *told["claims"]):
+            _leave_out_empty(comparison, "only_on_a", "only_on_b", "spared")
+            if comparison["shared"] is None:
+                del comparison["shared"]
         return told | {"attacks": {name: attack.to_dict() for name, attack in self.attacks.items()}}
 
     def rows(self) -> list[dict[str, JsonValue]]:
@@ -374,7 +391,7 @@ class Results(Tabular):
 def _leave_out_empty(row: dict[str, Any], *names: str) -> None:
     """Delete the fields that are None or 0, or have no entry."""
     for name in names:
-        if row.get(name, True) in (None, [], {}, 0):
+        if row.get(name, True) in (None, [], (), {}, 0):
             del row[name]
 
 

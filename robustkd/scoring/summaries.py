@@ -119,10 +119,20 @@ class Environment(Summary):
 
 
 @dataclass(frozen=True)
-class AttackSummary(Summary):
-    """One attack of the campaign: its plug-in, that one's version and parameters; of a third party's also a hash of its source."""
+class PluginSummary(Summary):
+    """A plug-in of the campaign, its version and parameters; of a third party's also a hash of its source."""
 
     kind: str
     version: str
     params: dict[str, JsonValue]
     source: str | None = None
+
+
+@dataclass(frozen=True)
+class AttackSummary(PluginSummary):
+    """One attack of the campaign."""
+
+
+@dataclass(frozen=True)
+class JudgeSummary(PluginSummary):
+    """One judge of the campaign."""

@@ -22,7 +22,7 @@ from robustkd.reporting.gallery import requests_of
 from robustkd.reporting.summary import DefenseSummary, summary_rows
 from robustkd.scoring.bracket import Bracket
 from robustkd.scoring.holds import ANSWERS, UNKNOWN, Holds, Standing
-from robustkd.scoring.intervals import wilson
+from robustkd.scoring.intervals import count_of, wilson
 from robustkd.scoring.results import CellResult, CurvePoint, DefenseResult, Results
 from robustkd.scoring.summaries import DataSummary
 from robustkd.scoring.tradeoff import nrr, w_robust
@@ -373,7 +373,7 @@ def _points(item: CellResult | DefenseResult, names: Iterable[str]) -> list[Poin
 def _unattacked(item: CellResult | DefenseResult) -> dict[str, float | None]:
     """What is known of the metrics before any attack."""
     clean = item.clean_accuracy if item.budget.of_images else None  # of prompts it is about other requests
-    low, high = (None, None) if clean is None else wilson(round(clean * item.n), item.n)
+    low, high = (None, None) if clean is None else wilson(count_of(clean, item.n), item.n)
     shares = {"clean_accuracy": item.clean_accuracy, "robust_accuracy": clean, "ci_low": low, "ci_high": high}
     spent = ("attack_success_rate", "median_norm", "forward_passes", "backward_passes", "wall_seconds", "train_seconds")
     return {**shares, **dict.fromkeys(spent, 0.0), "n": item.n}

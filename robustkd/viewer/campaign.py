@@ -16,9 +16,10 @@ from robustkd.reporting.page import OPEN_ROWS, shown_cells
 from robustkd.reporting.plots import Plot, Series, plot
 from robustkd.reporting.presentation import terms_of
 from robustkd.reporting.set_up import attack_rows, defense_rows, last_run
-from robustkd.reporting.summary import DefenseSummary, attack_names, is_headline, seeds_of, summary_rows
+from robustkd.reporting.summary import DefenseSummary, attack_names, seeds_of, summary_rows
 from robustkd.reporting.verdict_text import CheckRow, VerdictText, answer, check_rows, explain
 from robustkd.scoring.results import Results
+from robustkd.scoring.unfinished import is_headline
 from robustkd.tracking.dashboard import page_url
 from robustkd.tracking.location import default_store
 from robustkd.viewer.addresses import Address

@@ -48,6 +48,12 @@ class Side:
         return formatting.threat(self.run.results.threat_model) if self.run.results else ""
 
     @property
+    def judge(self) -> str:
+        """The kind of the deciding judge; "" of images, and where it was not noted."""
+        judge = self.run.results.judge if self.run.results else None
+        return judge.kind if judge else ""
+
+    @property
     def holds(self) -> np.ndarray:
         """(N,) bool, which samples withstand every attack of the worst case."""
         holds: np.ndarray = self.table.eligible & (self.table.state() == STANDS)
@@ -104,8 +110,24 @@ def compare_page(site: Site, wanted: Address) -> str:
         for at in chosen[(page - 1) * PER_PAGE : page * PER_PAGE]
     ]
     return site.render(
-        "compare.html.j2", wanted, a=a, b=b, counts=counts, show=show, pairs=pairs, page=page, pages=pages, listed=len(chosen)
+        "compare.html.j2",
+        wanted,
+        a=a,
+        b=b,
+        judged_otherwise=_judged_otherwise(a, b),
+        counts=counts,
+        show=show,
+        pairs=pairs,
+        page=page,
+        pages=pages,
+        listed=len(chosen),
     )
+
+
+def _judged_otherwise(a: Side, b: Side) -> bool:
+    """Whether another judge decides for one than for the other, or one that is set otherwise."""
+    judges = [side.run.results.judge if side.run.results else None for side in (a, b)]
+    return None not in judges and judges[0] != judges[1]
 
 
 def _one_sample(site: Site, wanted: Address, a: Side, b: Side, of_a: np.ndarray, of_b: np.ndarray) -> str:

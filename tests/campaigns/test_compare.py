@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,86 +14,8 @@ from robustkd.campaigns.comparison.baseline import TestSamples
 from robustkd.campaigns.comparison.compare import change
 from robustkd.campaigns.comparison.gate import judge_baseline
 from robustkd.campaigns.comparison.snapshot import Row, Snapshot, read
-from robustkd.campaigns.store import samples
-from robustkd.campaigns.store.meta import AttackMeta
-from robustkd.campaigns.store.store import Store
-from robustkd.evaluation.judging import ImageOutcome
-from robustkd.scoring.intervals import wilson
 from robustkd.scoring.paired import mcnemar, paired_interval, unpaired_interval
-from robustkd.scoring.results import CellResult, DefenseResult, Results
-from robustkd.scoring.summaries import AttackSummary, DataSummary, ThreatSummary
-
-N = 400
-
-
-def outcome(correct: np.ndarray, standing: np.ndarray, index: np.ndarray | None = None) -> ImageOutcome:
-    n = len(correct)
-    zeros, label = np.zeros(n), np.zeros(n, np.int64)
-    before = np.where(correct, 0, 1)
-    index = np.arange(n) * 3 if index is None else index
-    whole = np.ones(n, np.int64)
-    success = correct & ~standing
-    return ImageOutcome(index, label, correct, success, whole, whole, before, np.where(standing, 0, 1), zeros, zeros, zeros)
-
-
-def draw(seed: int, **shares: float) -> dict[str, np.ndarray]:
-    """Standing samples by attack: the same samples are hard for every attack, plus some luck."""
-    rng = np.random.default_rng(seed)
-    hard = rng.random(N)
-    return {attack: hard + rng.normal(0, 0.02, N) < share for attack, share in shares.items()}
-
-
-def write(
-    folder: Path,
-    drawn: dict[tuple[str, int], dict[str, np.ndarray]],
-    *,
-    cells: bool = True,
-    test: str = "data-1",
-    eps: float = 0.1,
-    verdict: str = "credible",
-    target: str | None = None,
-    steps: int | None = 20,
-    **params: object,
-) -> Path:
-    """An output folder, as a campaign leaves it."""
-    folder.mkdir(parents=True)
-    store = Store(folder)
-    store.prepare()
-    rows, defenses = [], []
-    for (defense, seed), attacks in drawn.items():
-        n = len(next(iter(attacks.values())))
-        correct = np.logical_or.reduce(list(attacks.values()))
-        for attack, standing in attacks.items():
-            cell_id = f"{len(rows):032x}"
-            if cells:
-                with store.write(cell_id, AttackMeta(defense=defense, seed=seed, wall_seconds=1.0)) as into:
-                    record = samples.AttackRecord(outcome(correct, standing), np.full(len(standing), np.inf))
-                    samples.write(record, np.zeros((0, 1)), into)
-            share = {"n": n, "clean_accuracy": correct.mean(), "robust_accuracy": standing.mean()}
-            rows.append(CellResult(cell_id, defense, attack, seed, "done", "linf", eps, **share))
-        worst = np.logical_and.reduce(list(attacks.values()))
-        low, high = wilson(int(worst.sum()), n)
-        share = {"n": n, "clean_accuracy": correct.mean(), "robust_accuracy": worst.mean(), "ci_low": low, "ci_high": high}
-        defenses.append(
-            DefenseResult(
-                defense,
-                seed,
-                "pgd-at",
-                "done",
-                "linf",
-                eps,
-                **share,
-                attacks=list(attacks),
-                verdict=verdict,
-                target_hash=target,
-            )
-        )
-    data = DataSummary("digits", N, f"all of {test}", test)
-    names = {row.attack for row in rows} if steps else ()
-    set_so = {name: AttackSummary("pgd", "1", {"steps": steps, **params}) for name in names}
-    results = Results("mine", ThreatSummary("linf", eps), data, rows, defenses, attacks=set_so)
-    (folder / "results.json").write_text(json.dumps(results.to_dict()))
-    return folder
+from support.written_results import N, draw, write
 
 
 @pytest.fixture(autouse=True)

@@ -69,7 +69,7 @@ class PCR(StreamDefense):
 
     def answering(self, network: nn.Module) -> nn.Module:
         """The network by its cosines: the lengths of the rows and the bias have no part in the loss."""
-        from robustkd.models.unit_rows import UnitRows  # late: it imports torch
+        from robustkd.defenses.training.modules import UnitRows  # late: it imports torch
 
         return UnitRows(network)
 
