@@ -227,7 +227,8 @@ def attack(
         fit_data: for an attack that learns, images and labels (``universal``) or requests, as x (``universal-gcg``); not those that
             are attacked.
         normalise: what the model wants done with the pixels first: the name of the usual constants (``imagenet``, ``cifar10`` ..) or
-            a pair of mean and std, with a number for each channel. eps stays a distance between pixels.
+            a pair of mean and std, with a number for each channel. eps stays a distance between pixels. It is done before each network
+            of ``models`` as well, not before a target, and does not go with ``bounds``.
         classes: the model's index of each class of the data, where the model has others or has them in another order.
         restrict: goes with ``classes``: True where these outputs alone compete, False where any other one is a wrong answer.
         success: of a model with an output for each of L labels that may hold together, what the attacker is after: ``{"label": 3}``, that
@@ -469,6 +470,11 @@ class _View:
         Raises:
             UsageError: they are none of what they can be, or do not go together.
         """
+        if settings.normalise is not None and settings.bounds is not None:
+            raise UsageError(
+                "normalise and bounds: the constants are of pixels in [0, 1], and the model is given others",
+                fix="give x in [0, 1] and leave out bounds, or normalise inside the model",
+            )
         known, success = Classes.given(settings.classes, settings.restrict), settings.success
         label: Label | None = None if success is None else "any"
         if isinstance(success, Mapping) and success.keys() == {"label"} and isinstance(success["label"], int | np.integer):
@@ -670,9 +676,14 @@ def _other_targets(
         raise UsageError(f"models is a {type(models).__name__}", fix="give models by their names: {'other': network}")
     # An attack's helper may be a model that draws or writes, which is asked for more than logits.
     return {
-        name: model if isinstance(model, GenerativeTarget) else _target(model, x, batch_size, replace(view, normalise=None))
+        name: model if isinstance(model, GenerativeTarget) else _target(model, x, batch_size, _view_of_other(model, view))
         for name, model in (models or {}).items()
     }
+
+
+def _view_of_other(model: nn.Module | BaseTarget, view: _View) -> _View:
+    """That of a further model: a target has its own normalisation."""
+    return replace(view, normalise=None) if isinstance(model, Target) else view
 
 
 def _arrays(data: Any, unit: Unit | None) -> Arrays | None:

@@ -38,6 +38,7 @@ def load_model(
     input_shape: Sequence[int] | None = None,
     num_classes: int | None = None,
     code: Iterable[Code | str] = (),
+    normalised: bool = False,
 ) -> nn.Module | BaseTarget:
     """A model to attack, in evaluation mode.
 
@@ -52,6 +53,8 @@ def load_model(
         kwargs: of code: the function's arguments; of an architecture: its parameters.
         input_shape, num_classes: of an architecture: (C, H, W) and K.
         code: of a saved target: what its card may call.
+        normalised: whether the model is going to be given normalised images, as by ``attack(.., normalise=..)``. Otherwise weights
+            with the constants of a normalisation beside them, and no place for these in the network, are refused.
 
     Raises:
         UsageError: there is no such defense, code, architecture or folder, or it does not go with the other arguments.
@@ -66,6 +69,7 @@ def load_model(
         input_shape=input_shape,
         num_classes=num_classes,
         code=code,
+        normalised=normalised,
     )
 
 

@@ -242,6 +242,11 @@ def given(options: OneModel, splits: Splits) -> tuple[np.ndarray, ModelArguments
     from robustkd.contracts import UsageError
 
     x, unit, bounds = splits.test.unit(), splits.unit, options.bounds
+    if options.normalise is not None and (bounds is not None or unit is not None):
+        raise UsageError(
+            f"--normalise, and {'--bounds is given' if unit is None else 'the data have bounds'}: the constants are of pixels in [0, 1]",
+            fix=f"leave out {'--bounds' if unit is None else 'the bounds of the data'}, or normalise inside the network",
+        )
     if unit is not None:
         import torch
 
@@ -284,6 +289,7 @@ def loaded_model(reference: str, options: OneModel, splits: Splits) -> Any:
         input_shape=splits.input_shape,
         num_classes=splits.num_classes,
         code=options.code,
+        normalised=options.normalise is not None or options.bounds is not None,
     )
     if options.classes is None and splits.label is None:
         _require_known_outputs(model, splits)

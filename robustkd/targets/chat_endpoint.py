@@ -34,6 +34,9 @@ PREFILLS: Mapping[Prefill, Mapping[str, Any]] = {
     "prefix": {},
 }
 """What a request says beside its messages where the last one is the beginning of the answer."""
+_THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
+"""What the parts of an answer are called that hold a thought."""
+_SHOWN = 200
 Length = Literal["max_tokens", "max_completion_tokens"]
 
 
@@ -178,16 +181,50 @@ class ChatEndpointTarget(GenerativeTarget):
 
 
 def answer_in(reply: Mapping[str, Any]) -> str:
-    """The answer that a server's reply holds."""
+    """The answer that a server's reply holds.
+
+    Raises:
+        TargetError: it is no text, nor parts of a text.
+    """
     if error := reply.get("error"):
         said = f"[{error['said']}]"
         return Filtered(said) if error["kind"] == "filtered" else Unanswered(said)
     choice = reply["choices"][0]
-    message = choice.get("message") or {}
-    text, refusal = message.get("content") or "", message.get("refusal") or ""
+    message = (choice.get("message") or {}) if isinstance(choice, Mapping) else None
+    if not isinstance(message, Mapping):
+        raise _no_text(choice)
+    text, refused = _said_in(message.get("content"))
+    refusal = message.get("refusal") or refused
     if refusal and not text:
         return Filtered(refusal)
     if choice.get("finish_reason") == "content_filter":
         # What was let through before the filter stopped it has been shown: that is for the judge.
         return CutOff(text) if text.strip() else Filtered("[held back by a content filter]")
-    return CutOff(text) if choice.get("finish_reason") == "length" else str(text)
+    return CutOff(text) if choice.get("finish_reason") == "length" else text
+
+
+def _said_in(content: Any) -> tuple[str, str]:
+    """The text of an answer, which a server may send in parts, and what it says in parts that decline.
+
+    Parts with a thought are left out, as a server leaves out a thought that it sends beside the content.
+    """
+    if content is None or isinstance(content, str):
+        return content or "", ""
+    if not isinstance(content, list):
+        raise _no_text(content)
+    said = {"text": "", "refusal": ""}
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind in _THOUGHTS:
+            continue
+        if kind not in said or not isinstance(part.get(kind), str):
+            raise _no_text(part)
+        said[kind] += part[kind]
+    return said["text"], said["refusal"]
+
+
+def _no_text(found: Any) -> TargetError:
+    return TargetError(
+        f"the server answers with what is no text: {str(found)[:_SHOWN]}",
+        fix="ask for text alone in 'options', or name a model that answers with text",
+    )

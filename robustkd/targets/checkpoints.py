@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _LOG = logging.getLogger(__name__)
+_CONSTANTS = {"mean": {"mean", "means", "mu"}, "std": {"std", "stds", "sd", "sds", "sigma"}}
+"""Words in the names of the constants of a normalisation."""
+_NEUTRAL = {"mean": 0.0, "std": 1.0}
 _AVERAGES = {"ema", "swa", "average", "averaged", "avg"}
 
 
-def load_weights(module: nn.Module, file: Path, key: str | None = None) -> None:
+def load_weights(module: nn.Module, file: Path, key: str | None = None, *, normalised: bool = False) -> None:
     """Load a safetensors file, or a file of torch.save, into a network; the log says where in the file the weights were found.
 
     No code of a file is run: what is no tensor, number, text or container in it is read as something empty.
@@ -36,9 +39,11 @@ def load_weights(module: nn.Module, file: Path, key: str | None = None) -> None:
     Args:
         key: where in the file to look, such as ``ema`` or ``state_dict.student``. Without it, where two sets of weights fit and one
             is named as an average (``ema``, ``swa``), that one is taken.
+        normalised: whether the network is going to be given normalised images.
 
     Raises:
-        TargetError: the file is missing or damaged, holds no weights, or none that fit the network, or several.
+        TargetError: the file is missing or damaged, holds no weights, or none that fit the network, or several; or it holds the
+            constants of a normalisation that the network does not have, and nobody else normalises.
     """
     found = read(file).under(key)
     names = _Names(module)
@@ -56,6 +61,8 @@ def load_weights(module: nn.Module, file: Path, key: str | None = None) -> None:
         mismatched=misfits.mismatched,
         fix=f"if that part of the file is meant, {_choose(match)}" if match.stray else None,
     )
+    if not normalised and not any(_constant(name) for name, _ in module.named_buffers()):
+        _require_no_constants(file, found, match)
     if said := match.said():
         _LOG.warning("%s: %s", file.name, said)
 
@@ -201,6 +208,36 @@ def _the_one(file: Path, fitting: list[Match]) -> Match | None:
             fix=_choose(fitting[0]),
         )
     return replace(averaged[0], others=tuple(match.place for match in fitting if match is not averaged[0]))
+
+
+def _require_no_constants(file: Path, found: Tensors, match: Match) -> None:
+    """Nothing, where no mean or std of the pixels is beside the weights: without them the network is given what it never learnt."""
+    constants: dict[str, tuple[str, list[float]]] = {}
+    for name in match.beside:
+        tensor = found.flat[name]
+        of_channels = tensor.is_floating_point() and tensor.numel() == max(tensor.shape, default=1)
+        if of_channels and (kind := _constant(name)):
+            constants.setdefault(kind, (name, tensor.flatten().tolist()))
+    if all(number == _NEUTRAL[kind] for kind, (_, numbers) in constants.items() for number in numbers):
+        return  # there are none, or they change nothing
+    channels = max(len(numbers) for _, numbers in constants.values())
+    mean, std = (constants.get(kind, ("", [neutral] * channels))[1] for kind, neutral in _NEUTRAL.items())
+    scale = 255 if max(map(abs, mean)) > 1 else 1  # of a layer that takes bytes
+    given = ", ".join(
+        f"{kind}: [{', '.join(f'{number / scale:.6g}' for number in each)}]" for kind, each in (("mean", mean), ("std", std))
+    )
+    raise TargetError(
+        f"{file} has the constants of a normalisation beside the weights ({listed([name for name, _ in constants.values()])}), "
+        "and the network has no place for them",
+        fix=f"give them as normalise: {{{given}}}, in Python to attack, with load_model(.., normalised=True); where the network's code "
+        f"normalises by itself, {_choose(match)}",
+    )
+
+
+def _constant(name: str) -> str | None:
+    """Which of the constants of a normalisation a tensor is called; None for another, such as BatchNorm's."""
+    words = set(re.split(r"[._]", name.lower().rpartition(".")[2]))
+    return next((kind for kind, names in _CONSTANTS.items() if words & names and "running" not in words), None)
 
 
 def _choose(match: Match) -> str:

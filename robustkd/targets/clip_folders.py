@@ -54,7 +54,7 @@ def open_clip_folder(
     with torch.no_grad():
         vectors = torch.stack([_mean_direction(network, tokenizer, list(some)) for some in texts])
     config = network.config.vision_config.to_dict() | {"projection_dim": network.config.projection_dim}
-    tower = ImageTower(vision=_plain(config), processor=dict(processor))
+    tower = ImageTower(vision=_plain(config), processor=processor)
     image = tower.build()
     assert isinstance(image, ClipImages)
     parts = {"vision_model": network.vision_model, "visual_projection": network.visual_projection}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
 from robustkd.contracts import PluginError
 from robustkd.contracts.extras import installation
 from robustkd.contracts.json_value import JsonObject
-from robustkd.targets.model_files import Processed, ProcessorConfig
+from robustkd.targets.model_files import Processed
 
 
 class ClipImages(Processed):
@@ -27,10 +27,11 @@ def image_tower(vision: JsonObject, processor: Mapping[str, Any]) -> nn.Module:
 
     Raises:
         PluginError: transformers is not installed.
+        TargetError: the processor does what is not done here.
     """
     try:
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
     except ImportError as error:
         raise PluginError("the image tower of a CLIP model needs transformers", fix=installation("llm")) from error
-    config = cast("ProcessorConfig", dict(processor))  # a card is anybody's JSON
-    return ClipImages(CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(dict(vision))), config)
+    network = CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(dict(vision)))
+    return ClipImages(network, processor, "clip")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,12 @@ from torch.nn import functional as F
 
 from robustkd.contracts import PluginError, TargetError
 from robustkd.normalisation.layer import Normalise
+from robustkd.targets.image_processors import PROCESSOR, steps_of
 from robustkd.targets.onnx_files import open_onnx
 from robustkd.targets.pretrained import pretrained_network
 from robustkd.targets.whole import Whole
 
 Format = Literal["torchscript", "export", "onnx", "transformers"]
-_PROCESSOR = "preprocessor_config.json"
 
 
 def format_of(path: Path) -> Format | None:
@@ -71,35 +71,25 @@ def open_model(path: Path) -> nn.Module:
         raise TargetError(f"{path} cannot be loaded: {type(error).__name__}: {said}", fix="write it again") from error
 
 
-class ProcessorConfig(TypedDict, total=False):
-    """The keys of ``preprocessor_config.json`` that say what an image processor of transformers does with pixels."""
-
-    do_resize: bool
-    size: int | dict[str, int]
-    resample: int
-    do_center_crop: bool
-    crop_size: int | dict[str, int]
-    do_normalize: bool
-    image_mean: list[float]
-    image_std: list[float]
-
-
 class Processed(nn.Module):
     """A network of transformers behind what its processor does with the pixels, in operations with gradients.
 
     Images that have the size already are not resized.
+
+    Args:
+        network: what is given the pixels.
+        processor: the processor's file.
+        model_type: of the network, which says the processor's class where the file does not.
+
+    Raises:
+        TargetError: the processor does something else.
     """
 
-    def __init__(self, network: nn.Module, processor: ProcessorConfig) -> None:
+    def __init__(self, network: nn.Module, processor: Mapping[str, Any], model_type: str) -> None:
         super().__init__()
         self.network = network
-        size = processor.get("size") if processor.get("do_resize", True) else None
-        self._size = {"height": size, "width": size} if isinstance(size, int) else size
-        crop = processor.get("crop_size") if processor.get("do_center_crop") else None
-        self._crop = (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"]) if crop else None
-        self._mode = "bicubic" if processor.get("resample") == 3 else "bilinear"
-        mean, std = processor.get("image_mean"), processor.get("image_std")
-        self.normalise = Normalise(mean, std) if mean and std and processor.get("do_normalize", True) else nn.Identity()
+        self._steps = steps_of(processor, model_type)
+        self.normalise = Normalise(*self._steps.normalise) if self._steps.normalise else nn.Identity()
 
     def pixels(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> what the network is given."""
@@ -107,18 +97,24 @@ class Processed(nn.Module):
         return given
 
     def _resized(self, images: Tensor) -> Tensor:
+        resize, crop, mode, _ = self._steps
         height, width = images.shape[-2:]
-        if self._size and (height, width) != self._crop:
-            if edge := self._size.get("shortest_edge"):
-                wanted = (round(height * edge / min(height, width)), round(width * edge / min(height, width)))
-            else:
-                wanted = (self._size["height"], self._size["width"])
-            if wanted != (height, width):
-                images = F.interpolate(images, wanted, mode=self._mode, antialias=True, align_corners=False).clamp(0, 1)
-        if self._crop:
-            top, left = ((have - keep) // 2 for have, keep in zip(images.shape[-2:], self._crop, strict=True))
-            images = images[..., max(top, 0) :, max(left, 0) :][..., : self._crop[0], : self._crop[1]]
-        return images
+        if resize is not None and (height, width) != crop:
+            if isinstance(resize, int):  # the longer edge is cut to whole pixels, as transformers does
+                shorter = min(height, width)
+                resize = int(resize * height / shorter), int(resize * width / shorter)
+            if resize != (height, width):
+                images = F.interpolate(images, resize, mode=mode, antialias=True, align_corners=False).clamp(0, 1)
+        return images if crop is None else _centre(images, crop)
+
+
+def _centre(images: Tensor, crop: tuple[int, int]) -> Tensor:
+    """The middle of images; those that are smaller get a black border."""
+    high, wide = (max(keep - have, 0) for have, keep in zip(images.shape[-2:], crop, strict=True))
+    if high or wide:
+        images = F.pad(images, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
+    top, left = ((have - keep) // 2 for have, keep in zip(images.shape[-2:], crop, strict=True))
+    return images[..., top : top + crop[0], left : left + crop[1]]
 
 
 class OfTransformers(Processed):
@@ -150,20 +146,22 @@ def _of_transformers(folder: Path) -> nn.Module:
     except ImportError as error:
         raise PluginError(f"{folder} is a model of transformers", fix="pip install transformers") from error
     network = pretrained_network(AutoModelForImageClassification, folder, use_safetensors=True)
-    return OfTransformers(network, processor_of(folder))
+    return OfTransformers(network, processor_of(folder), network.config.model_type)
 
 
-def processor_of(folder: Path) -> ProcessorConfig:
-    """What the image processor saved in a folder does.
+def processor_of(folder: Path) -> dict[str, Any]:
+    """The file of the image processor saved in a folder.
 
     Raises:
-        TargetError: there is none.
+        TargetError: there is none, or it holds no mapping.
     """
-    file = folder / _PROCESSOR
+    file = folder / PROCESSOR
     if not file.is_file():
         raise TargetError(
-            f"{folder} has no {_PROCESSOR}, which says how its images are normalised",
+            f"{folder} has no {PROCESSOR}, which says how its images are normalised",
             fix="save the processor there as well: AutoImageProcessor.from_pretrained(NAME).save_pretrained(FOLDER)",
         )
-    found: ProcessorConfig = json.loads(file.read_text())
+    found = json.loads(file.read_text())
+    if not isinstance(found, dict):
+        raise TargetError(f"{file} holds no mapping", fix="write it again")
     return found

@@ -28,6 +28,7 @@ def load_model(
     input_shape: Sequence[int] | None = None,
     num_classes: int | None = None,
     code: Iterable[Code | str] = (),
+    normalised: bool = False,
 ) -> nn.Module | BaseTarget:
     """A model to attack, in evaluation mode.
 
@@ -41,6 +42,8 @@ def load_model(
         kwargs: of code: the function's arguments; of an architecture: its parameters.
         input_shape, num_classes: of an architecture: (C, H, W) and K.
         code: of a saved target: what its card may call (see ``load_target``).
+        normalised: whether the model is going to be given normalised images, as by ``attack(.., normalise=..)``. Otherwise weights
+            with the constants of a normalisation beside them, and no place for these in the network, are refused.
 
     Raises:
         UsageError: there is no such code, architecture or folder, or it does not go with the other arguments.
@@ -62,7 +65,7 @@ def load_model(
     else:
         network = call_by_reference(str(model), dict(kwargs or {}))
     if weights is not None:
-        load_weights(network, Path(weights), weights_key)
+        load_weights(network, Path(weights), weights_key, normalised=normalised)
     return network.eval()
 
 
