@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from robustkd.data.text import comparable
-from robustkd.judges.refusal_match import PHRASES
+from robustkd.judges.refusal_match import has_phrase
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def _laid_out(pattern: str) -> Callable[[_Answer], float]:
 
 
 SIGNS: dict[str, Callable[[_Answer], float]] = {
-    "phrase": lambda answer: float(any(phrase in answer.text for phrase in PHRASES)),
-    "phrase in the opening": lambda answer: float(any(phrase in answer.opening for phrase in PHRASES)),
+    "phrase": lambda answer: float(has_phrase(answer.text)),
+    "phrase in the opening": lambda answer: float(has_phrase(answer.opening)),
     "length": lambda answer: min(math.log1p(len(answer.text.split())) / 3, 2.0),
     "negation": _often(r"\b(?:not|no|never|cannot|neither)\b|n't\b", 5),
     "moral words": _often(

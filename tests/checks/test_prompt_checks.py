@@ -26,6 +26,7 @@ NAMES = (
     "over-refusal",
     "judges-disagree",
     "control-beats-attack",
+    "complies-unattacked",
     "no-discrete-search",
     "prefill-breaks",
     "weights-break",

@@ -43,7 +43,8 @@ class Crescendo(ConversationAttack):
 
     Params = CrescendoParams
     source = "Russinovich et al. 2024, arXiv:2404.01833"
-    version = "2"  # 1 did not tell the attacker of the conversations before, so a greedy one led the same again
+    # 1 did not tell the attacker of the conversations before, so a greedy one led the same again; 2 sent its thoughts as well
+    version = "3"
 
     @override
     def told(self, talk: Conversation) -> str:

@@ -65,7 +65,8 @@ class GPTFuzz(WritingAttack):
 
     Params = GPTFuzzParams
     source = "Yu et al. 2023, arXiv:2309.10253"
-    version = "3"  # 1 took the mutations in turn over all templates, 2 asked again what it had asked
+    # 1 took the mutations in turn over all templates, 2 asked again what it had asked, 3 took the attacker's thoughts for its text
+    version = "4"
 
     def files(self) -> list[Path]:
         """The file of templates, if one was given."""

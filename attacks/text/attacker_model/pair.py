@@ -40,7 +40,8 @@ class PAIR(WritingAttack):
 
     Params = PAIRParams
     source = "Chao et al. 2023, arXiv:2310.08419"
-    version = "2"  # 1 told the attacker its last prompt alone, so that it could go back to the one before
+    # 1 told the attacker its last prompt alone, so that it could go back to the one before; 2 sent its thoughts as well
+    version = "3"
 
     @override
     def most_attempts(self, allowed: int) -> int:

@@ -64,6 +64,7 @@ class PAP(WritingAttack):
     iterative = False
     improves_on_answers = False
     source = "Zeng et al. 2024, arXiv:2401.06373"
+    version = "2"  # 1 sent the attacker's thoughts as well
 
     @override
     def is_control(self, params: Any) -> bool:

@@ -68,7 +68,8 @@ class TAP(WritingAttack):
 
     Params = TAPParams
     source = "Mehrotra et al. 2023, arXiv:2312.02119"
-    version = "3"  # 1 asked nothing where the attacker called every prompt off the topic; 2 told it of the leaf alone
+    # 1 asked nothing where the attacker called every prompt off the topic; 2 told it of the leaf alone; 3 sent its thoughts as well
+    version = "4"
 
     @override
     def most_attempts(self, allowed: int) -> int:

@@ -86,8 +86,6 @@ def said(output: Any) -> str:
     return "" if isinstance(output, Filtered | Unanswered) else str(answer_of(output) or "")
 
 
-def _bare(text: str) -> str:
-    """Without the quotes that models put around what they were asked to write; empty where the attacker wrote nothing."""
-    if isinstance(text, Filtered | Unanswered):
-        return ""
-    return text.strip().strip("\"'`").strip()
+def _bare(output: Any) -> str:
+    """Without thoughts, and the quotes that models put around what they were asked to write; empty where the attacker wrote nothing."""
+    return said(output).strip("\"'`").strip()
