@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 from robustkd.contracts.check import Finding, Verdict
 
-RULES = 2
+RULES = 3
 """The version of the rules. It is raised when the same findings may get another verdict, or when a check becomes decisive.
 
     1  what fired decides, and a severe check that was not run makes a number `suspect`
     2  a number is `credible` only where the decisive checks have looked (the reference attack of classifiers)
+    3  a model that answers requests which nobody attacked is not credible (the check complies-unattacked)
 """
 
 
