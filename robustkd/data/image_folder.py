@@ -98,22 +98,24 @@ class ImageFolder(Dataset):
         folders = (train, test, validation) if test is not None else (None, root, None)
         tables = [folder and metadata_of(folder) for folder in folders]
         left_out: Counter[str] = Counter()
+        told: tuple[str, ...] = ()
         if any(tables):
             parts, names = self._listed(folders, tables)
         else:
             found = sorted({name for folder in folders if folder is not None for name in _folders(folder)})
             classes = ClassNames.of(self.params.classes, found)
             parts = [None if folder is None else self._arrays(*_by_class(folder, classes, left_out)) for folder in folders]
-            names = classes.names
+            names, told = classes.names, _order(found) if self.params.classes is None else ()
         whole, known = parts[1], self.params.classes is not None
         assert whole is not None
+        notes = (*told, *_notes(left_out))
         if test is not None:
-            return RawData(parts[0], whole, names, validation=parts[2], notes=_notes(left_out), outputs_known=known)
+            return RawData(parts[0], whole, names, validation=parts[2], notes=notes, outputs_known=known)
         strata = np.unique(whole.labels, axis=0, return_inverse=True)[1].reshape(-1)
         order, cut = stratified_order(strata, 0), max(1, round(self.params.test_fraction * len(whole)))
         held, rest = np.sort(order[:cut]), np.sort(order[cut:])
         training = whole.select(rest) if len(rest) else None
-        return RawData(training, whole.select(held), names, notes=_notes(left_out), outputs_known=known)
+        return RawData(training, whole.select(held), names, notes=notes, outputs_known=known)
 
     def _listed(
         self, folders: Sequence[Path | None], tables: Sequence[Path | None]
@@ -212,6 +214,17 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _kind(file: Path) -> str:
     return file.suffix.lower() or "without a suffix"
+
+
+def _order(found: Sequence[str]) -> tuple[str, ...]:
+    """That folders which are called by numbers are other classes than these, where the alphabet has another order."""
+    if not all(name.isdecimal() for name in found) or sorted(found) == sorted(found, key=int):
+        return ()
+    place, name = next((place, name) for place, name in enumerate(sorted(found)) if place != int(name))
+    return (
+        f"the folders are called by numbers and are classes in the order of the alphabet, so '{name}' is class {place}, as torchvision "
+        "has it; where a folder's number is the model's output, 'classes: numbers' says so",
+    )
 
 
 def _notes(left_out: Counter[str]) -> tuple[str, ...]:

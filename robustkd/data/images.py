@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from robustkd.contracts import Arrays, DataError, DeferredArrays
 
@@ -34,6 +34,7 @@ class ImageReader:
             and gives the pixels of torchvision's ``Resize(256)`` and ``CenterCrop(224)`` of a PIL image.
         interpolation: of the resizing; both with antialiasing.
         white: the value that is white in pixels of more than 8 bits. None is 65,535 of integers, and 1 of floats that lie in [0, 1].
+        upright: whether it is turned as the camera noted in its EXIF data; Hugging Face's data sets are, torchvision's are not.
         formats: Pillow's names of the formats to accept; no other decoder is tried, whatever the file says it is.
     """
 
@@ -43,6 +44,7 @@ class ImageReader:
     interpolation: Interpolation = "bilinear"
     white: float | None = None
     formats: tuple[str, ...] = FORMATS
+    upright: bool = False
 
     def __call__(self, file: Path | bytes, name: object = None) -> np.ndarray:
         """One image as (channels, H, W) uint8.
@@ -60,7 +62,8 @@ class ImageReader:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=list(self.formats)) as opened:
-                    image = self._in_eight_bits(opened, name).convert("RGB" if self.channels == 3 else "L")
+                    upright = ImageOps.exif_transpose(opened) if self.upright else opened
+                    image = in_eight_bits(upright, name, self.white).convert("RGB" if self.channels == 3 else "L")
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise DataError(
                 f"{name} has more than the {Image.MAX_IMAGE_PIXELS:,} pixels that are decoded at most", fix="scale it down"
@@ -90,34 +93,46 @@ class ImageReader:
         left, top = (round((side - self.crop) / 2.0) for side in image.size)
         return image.crop((left, top, left + self.crop, top + self.crop))
 
-    def _in_eight_bits(self, image: Image.Image, name: object) -> Image.Image:
-        """Opaque, with 8 bits a channel. Pillow's own conversion clips deeper pixels at 255, and drops transparency."""
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            return self._from_deeper(image, name)
-        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-            raise DataError(
-                f"{name} has transparent pixels, and what is behind them is not known",
-                fix="save it without transparency, upon the background that is meant",
-            )
-        return image
 
-    def _from_deeper(self, image: Image.Image, name: object) -> Image.Image:
-        pixels = np.asarray(image)
-        low, high = float(pixels.min()), float(pixels.max())
-        if "transparency" in image.info or not (low >= 0 and np.isfinite(high)):
-            raise DataError(
-                f"{name} has transparent pixels, or some below 0, which no grey is", fix="convert it to 8 or 16 bits, opaque"
-            )
-        if self.white is not None:
-            if high > self.white:
-                raise DataError(f"{name} has pixels up to {high:g}, above white: {self.white:g}", fix="raise 'white'")
-            return Image.fromarray(np.rint(pixels.astype(np.float64) * (255 / self.white)).astype(np.uint8))
-        if pixels.dtype.kind == "f" and high <= 1:
-            return Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
-        if pixels.dtype.kind == "f" or high >= 1 << 16:
-            what = "pixels that are floats, of no certain range" if pixels.dtype.kind == "f" else "pixels of more than 16 bits"
-            raise DataError(f"{name} has {what}", fix="set 'white' to the value that is white, or convert it to 8 or 16 bits")
-        return Image.fromarray((pixels >> 8).astype(np.uint8))
+def in_eight_bits(image: Image.Image, name: object, white: float | None = None) -> Image.Image:
+    """Opaque, with 8 bits a channel. Pillow's own conversion clips deeper pixels at 255, and drops transparency.
+
+    Args:
+        name: what an error calls it.
+        white: see ``ImageReader``.
+
+    Raises:
+        DataError: it has transparent pixels, or pixels of no certain range.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _from_deeper(image, name, white)
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise DataError(
+            f"{name} has transparent pixels, and what is behind them is not known",
+            fix="save it without transparency, upon the background that is meant",
+        )
+    return image
+
+
+def _from_deeper(image: Image.Image, name: object, white: float | None) -> Image.Image:
+    pixels = np.asarray(image)
+    low, high = float(pixels.min()), float(pixels.max())
+    if "transparency" in image.info or not (low >= 0 and np.isfinite(high)):
+        raise DataError(
+            f"{name} has transparent pixels, or some below 0, which no grey is", fix="convert it to 8 or 16 bits, opaque"
+        )
+    if white is not None:
+        if high > white:
+            raise DataError(f"{name} has pixels up to {high:g}, above white: {white:g}", fix="raise 'white'")
+        return Image.fromarray(np.rint(pixels.astype(np.float64) * (255 / white)).astype(np.uint8))
+    if pixels.dtype.kind == "f" and high <= 1:
+        return Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
+    if pixels.dtype.kind == "f" or high >= 1 << 16:
+        what = "pixels that are floats, of no certain range" if pixels.dtype.kind == "f" else "pixels of more than 16 bits"
+        raise DataError(
+            f"{name} has {what}", fix="convert it to 8 or 16 bits, or, of files, set 'white' to the value that is white"
+        )
+    return Image.fromarray((pixels >> 8).astype(np.uint8))
 
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

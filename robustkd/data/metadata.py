@@ -10,7 +10,8 @@ from robustkd.data.samples import LABEL_KEYS
 from robustkd.data.tables import read_jsonl, read_table
 
 _FILE = "file_name"
-_TRUTH = {"1": True, "0": False, "-1": False, "true": True, "false": False, "1.0": True, "0.0": False}
+_TRUTH = {"1": True, "0": False, "true": True, "false": False, "1.0": True, "0.0": False}
+_MINUS = ("-1", "-1.0")
 
 
 def metadata_of(folder: Path) -> Path | None:
@@ -27,7 +28,7 @@ def listed(table: Path) -> tuple[list[Path], list[Any], tuple[str, ...]]:
     """The files that a table names, by a path from its folder, their labels, and what the labels are called where its columns say so.
 
     The labels are those of a column ``label`` or ``labels``. Without one every other column is a label, which holds where it is 1 or true,
-    and a row has a list of those that hold.
+    and a row has a list of those that hold. Where nothing is 0, -1 says that a label does not hold, as in CelebA.
 
     Raises:
         DataError: the table cannot be read, a file is missing, or a label is neither.
@@ -46,14 +47,24 @@ def listed(table: Path) -> tuple[list[Path], list[Any], tuple[str, ...]]:
     names = tuple(name for name in rows[0] if name != _FILE)
     if not names:
         raise DataError(f"{table} has no labels", fix="add a column 'label', or one of 0 and 1 for each label")
-    return files, [[name for name in names if _truth(row.get(name), table, name)] for row in rows], names
+    zero = any(_truth(row.get(name)) is False for row in rows for name in names)
+    return files, [[name for name in names if _holds(row.get(name), table, name, zero=zero)] for row in rows], names
 
 
-def _truth(value: Any, table: Path, name: str) -> bool:
-    known = _TRUTH.get(str(value).strip().lower())
-    if known is None:
-        raise DataError(
-            f"{table}: the label '{name}' is {value!r}",
-            fix="write 1 or 0; or name the column of the classes 'label', or 'labels' of lists",
-        )
-    return known
+def _truth(value: Any) -> bool | None:
+    """None of what is neither 1 nor 0."""
+    return _TRUTH.get(str(value).strip().lower())
+
+
+def _holds(value: Any, table: Path, name: str, *, zero: bool) -> bool:
+    """Whether a label holds, in a table in which one is 0 or not; beside 0, -1 means something else, as "uncertain" in CheXpert."""
+    known = _truth(value)
+    if known is not None:
+        return known
+    minus = str(value).strip() in _MINUS
+    if minus and not zero:
+        return False
+    raise DataError(
+        f"{table}: the label '{name}' is {value!r}" + (", and others are 0" if minus else ""),
+        fix="write 1 or 0; or name the column of the classes 'label', or 'labels' of lists",
+    )

@@ -11,6 +11,7 @@ from PIL import Image
 from robustkd.contracts import Arrays, DataError, DeferredArrays
 from robustkd.contracts.errors import raised_by
 from robustkd.data.arrays import as_arrays, as_labels
+from robustkd.data.images import in_eight_bits
 
 IMAGE_KEYS = ("image", "img", "images", "pixel_values", "x", "pixels")
 LABEL_KEYS = ("label", "labels", "fine_label", "y", "target", "targets", "class")
@@ -27,12 +28,12 @@ def arrays_of(data: Any, name: str = "your data") -> Arrays:
         name: what an error calls it.
 
     Raises:
-        DataError: it is none of these, is empty, or its images are of several sizes.
+        DataError: it is none of these, is empty, its images are of several sizes, or one is transparent or of no certain range.
     """
     if isinstance(data, Arrays):
         return data
     if isinstance(data, tuple | list) and len(data) == 2 and _length(data[0]) == _length(data[1]) is not None:
-        return as_arrays(channels_first(array_of(data[0])), array_of(data[1]), name)
+        return as_arrays(channels_first(array_of(data[0], f"an image of {name}")), array_of(data[1]), name)
     if is_data_set(data):
         return _deferred(data, name)
     if not isinstance(data, Iterable):
@@ -68,7 +69,7 @@ def collected(data: Iterable[Any], name: str) -> Arrays:
     images, labels = [], []
     for item in _items(data, name):
         image, label = _parts(item, name)
-        image, label = array_of(image), array_of(label)
+        image, label = array_of(image, f"an image of {name}"), array_of(label)
         images.append(channels_first(image if image.ndim == 4 else image[None]))
         labels.append(_rows(label, len(images[-1])))
     if not images:
@@ -106,12 +107,15 @@ def _rows(labels: np.ndarray, count: int) -> np.ndarray:
 def _deferred(data: Any, name: str) -> Arrays:
     if not len(data):
         raise DataError(f"{name} is empty")
-    first = image_of(_sample(data, 0, name)[0])
-    known = next((found for key in ("targets", "labels") if _length(found := getattr(data, key, None)) == len(data)), None)
-    labels = array_of([_sample(data, row, name)[1] for row in range(len(data))] if known is None else known)
+    image, label = _sample(data, 0, name)
+    first = image_of(image, f"sample 0 of {name}")
+    known = _labels_beside(data)
+    if known is None or not np.array_equal(array_of(known[0]), array_of(label)):
+        known = [_sample(data, row, name)[1] for row in range(len(data))]
+    labels = array_of(known)
 
     def read(rows: np.ndarray) -> np.ndarray:
-        images = [image_of(_sample(data, int(row), name)[0]) for row in rows]
+        images = [image_of(_sample(data, int(row), name)[0], f"sample {row} of {name}") for row in rows]
         if strange := next((image for image in images if image.shape != first.shape), None):
             raise DataError(
                 f"{name} has images of the shapes {first.shape} and {strange.shape}", fix="bring all of them to one size"
@@ -119,6 +123,25 @@ def _deferred(data: Any, name: str) -> Arrays:
         return as_arrays(np.stack(images), labels[rows], name).images
 
     return DeferredArrays(read, as_labels(labels, name), first.shape)
+
+
+def _labels_beside(data: Any) -> Any:
+    """The labels that a data set of torchvision keeps apart from its images, where its samples have the same; None where they may not.
+
+    A data set of somebody else may call anything its targets, and give its samples other labels.
+    """
+    reads = getattr(type(data), "__getitem__", None)
+    if str(getattr(reads, "__module__", "")).partition(".")[0] != "torchvision":
+        return None
+    both = getattr(data, "transforms", None)  # of torchvision's own class where there is a transform of the images alone
+    if both is not None and type(both).__name__ != "StandardTransform":
+        return None
+    if any(getattr(each, "target_transform", None) is not None for each in (data, both)):
+        return None
+    listed: Any = getattr(data, "samples", None)
+    if _length(listed) == len(data):  # of a folder, which reads its labels there
+        return [label for _, label in listed]
+    return next((found for key in ("targets", "labels") if _length(found := getattr(data, key, None)) == len(data)), None)
 
 
 def _parts(item: Any, name: str) -> tuple[Any, Any]:
@@ -133,21 +156,41 @@ def _parts(item: Any, name: str) -> tuple[Any, Any]:
     raise DataError(f"a sample of {name} is a {type(item).__name__}", fix="give pairs of image and label")
 
 
-def image_of(image: Any) -> np.ndarray:
+def image_of(image: Any, name: str = "an image") -> np.ndarray:
     """One image as (C, H, W)."""
-    return channels_first(array_of(image)[None])[0]
+    return channels_first(array_of(image, name)[None])[0]
 
 
-def array_of(values: Any) -> np.ndarray:
-    """Numbers or PIL images as an array."""
+def array_of(values: Any, name: str = "an image") -> np.ndarray:
+    """Numbers or PIL images as an array.
+
+    Args:
+        name: what an error calls an image.
+
+    Raises:
+        DataError: a PIL image has transparent pixels, or pixels of no certain range.
+    """
     if isinstance(values, Image.Image):
-        return np.asarray(values if values.mode == "L" else values.convert("RGB"))
+        return _pixels(values, name)
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         return np.asarray(values.float() if "bfloat16" in str(values.dtype) else values)
     if isinstance(values, list | tuple) and values and (isinstance(values[0], Image.Image) or hasattr(values[0], "detach")):
-        return np.stack([array_of(value) for value in values])
+        return np.stack([array_of(value, name) for value in values])
     return np.asarray(values)
+
+
+def _pixels(image: Image.Image, name: str) -> np.ndarray:
+    """(H, W) of a grey image, also of a deeper one, else (H, W, 3)."""
+    largest = int(np.asarray(image).max()) if image.mode == "I" else 0
+    if 0 < largest < 256:
+        # Pillow had 16-bit files in this mode, and NumPy's integers have it: nearly black, or as bright as it looks in 8 bits.
+        raise DataError(
+            f"{name} has pixels of 32 bits up to {largest}, and may be of 8 or of 16 bits",
+            fix="convert it: image.convert('L') of 8 bits, image.convert('I;16') of 16",
+        )
+    image = in_eight_bits(image, name)
+    return np.asarray(image if image.mode == "L" else image.convert("RGB"))
 
 
 def channels_first(images: np.ndarray) -> np.ndarray:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,7 +52,8 @@ class Stored(Dataset):
             DataError: a file is missing, damaged, or has no images and labels.
         """
         test, names = self._part(self.params.file)
-        train = None if self.params.train_file is None else self._part(self.params.train_file, names)[0]
+        numbers = names or numbered([test.labels])
+        train = None if self.params.train_file is None else self._part(self.params.train_file, numbers)[0]
         names = names or numbered(part.labels for part in (test, train) if part is not None)
         return RawData(train, test, names, outputs_known=self.params.classes is not None)
 
@@ -69,7 +72,8 @@ class Stored(Dataset):
             raise
         except Exception as error:  # each library has errors of its own for a damaged file
             raise DataError(f"{file} cannot be read: {error}", fix="give a file with images and labels") from error
-        decode = self.params.reading()
+        # Hugging Face's data sets turn a picture as its camera was held, since version 2.19; a tar's readers do not.
+        decode = replace(self.params.reading(), upright=file.suffix != ".tar")
 
         def one(row: int) -> np.ndarray:
             image = decode(_content(images[row]), f"image {row} of {file}")
@@ -81,11 +85,31 @@ class Stored(Dataset):
         return DeferredArrays(lambda rows: decoded(one, rows, shape), known, shape), names
 
     def _tensors(self, file: Path) -> tuple[Arrays, tuple[str, ...]]:
-        arrays, classes = resized(_tensors(file), self.params.resize), self.params.classes
+        arrays, classes = self._as_asked(_tensors(file), file), self.params.classes
         if classes is None or arrays.labels.ndim > 1:
             return arrays, ()
         labels, names = labels_of(arrays.labels.tolist(), (), classes)
         return Arrays(arrays.images, labels), names
+
+    def _as_asked(self, arrays: Arrays, file: Path) -> Arrays:
+        """The images brought to the size that is asked for. The rest of what files of images take is refused, not passed over.
+
+        Raises:
+            DataError: it is asked for, or other channels than there are.
+        """
+        asked, shape = self.params, arrays.sample_shape
+        grey = len(shape) == 3 and shape[0] == 1
+        others = {
+            "crop": asked.crop is not None,
+            "white": asked.white is not None,
+            "channels": asked.channels == 1 and not grey,
+        }
+        if refused := [key for key, given in others.items() if given]:
+            raise DataError(
+                f"{file} holds tensors of the shape {shape}, which '{refused[0]}' is not for",
+                fix=f"leave out '{refused[0]}', and store the tensors as the model takes them",
+            )
+        return resized(arrays, asked.resize, asked.interpolation)
 
 
 def _content(image: Any) -> bytes:
@@ -118,14 +142,42 @@ def _parquet(file: Path) -> Part:
 def _saved(folder: Path) -> Part:
     import pyarrow as arrow
 
-    files = sorted(folder.glob("*.arrow"))
+    info = _json(folder / "dataset_info.json")
+    files = _data_files(folder, info.get("splits") or {})
     if not files:
         inner = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         raise ValueError(f"no .arrow file is in it; name one of its parts: {', '.join(inner) or 'there is none'}")
     tables = [arrow.ipc.open_stream(arrow.memory_map(str(file))).read_all() for file in files]
-    info = folder / "dataset_info.json"
-    features = json.loads(info.read_text("utf-8")).get("features", {}) if info.is_file() else {}
-    return _columns(arrow.concat_tables(tables), features)
+    return _columns(arrow.concat_tables(tables), info.get("features") or {})
+
+
+def _data_files(folder: Path, splits: JsonObject) -> list[Path]:
+    """The files of the data set, not those that ``map`` and ``filter`` left beside them.
+
+    Args:
+        splits: the parts that the data set has, of which this is one.
+    """
+    state = _json(folder / "state.json")
+    if state.get("_indices_data_files") or state.get("_indices_files"):
+        raise ValueError("it says which rows count beside its data, as older versions wrote it: save it again with a newer one")
+    if "_data_files" in state:
+        names = [str(file["filename"]) for file in state["_data_files"]]
+        if missing := [name for name in names if Path(name).name != name or not (folder / name).is_file()]:
+            raise ValueError(f"its state.json names {missing[0]}, which is no file in it")
+        return [folder / name for name in names]
+    files = [file for file in sorted(folder.glob("*.arrow")) if not file.name.startswith(("cache-", "tmp"))]
+    whole = {re.sub(r"-\d+-of-\d+$", "", file.stem) for file in files}
+    parts = sorted(part for part in splits if any(name == part or name.endswith(f"-{part}") for name in whole))
+    if len(parts) > 1:
+        raise ValueError(f"it holds the parts {', '.join(parts)} together, as a cache does: save each with save_to_disk")
+    return files
+
+
+def _json(file: Path) -> dict[str, Any]:
+    found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{file.name} is no JSON object")
+    return found
 
 
 def _columns(table: Any, features: JsonObject) -> Part:

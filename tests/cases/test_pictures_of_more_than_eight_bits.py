@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 from robustkd.contracts import DataError
 from robustkd.data import SplitParams, load_splits
+from robustkd.data.samples import arrays_of
 
 LEVELS = (np.arange(64, dtype=np.uint16) * 1024 + 300).reshape(8, 8)
 
@@ -52,3 +55,53 @@ def test_a_picture_beyond_the_limit_of_the_reader_is_told_so(tmp_path: Path, mon
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(DataError, match=r"0\.png has more than the 10 pixels"):
         loaded(tmp_path, image)
+
+
+class Pictures:
+    """A data set of PIL images, as torch's are."""
+
+    def __init__(self, *images: Image.Image) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> tuple[Image.Image, int]:
+        return self.images[row], 0
+
+
+WAYS: dict[str, Callable[[Image.Image], Any]] = {
+    "data set": Pictures,
+    "list": lambda image: ([image], [0]),
+    "loader": lambda image: iter([(image, 0)]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_pictures_from_python(way: str) -> None:
+    eight = (LEVELS >> 8).astype(np.uint8)
+    for image in (Image.fromarray(LEVELS), Image.fromarray(LEVELS.astype(np.int32))):
+        assert np.array_equal(arrays_of(WAYS[way](image)).images, eight[None, None])
+    floats = arrays_of(WAYS[way](Image.fromarray((LEVELS / 65535).astype(np.float32)))).images
+    assert np.array_equal(floats[0, 0], np.rint((LEVELS / 65535).astype(np.float32) * 255))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_an_opaque_picture_of_8_bits_from_python_is_what_it_was(mode: str) -> None:
+    image = Image.fromarray((LEVELS >> 8).astype(np.uint8)).convert(mode)
+    expected = np.asarray(image)[None] if mode == "L" else np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    assert np.array_equal(arrays_of(Pictures(image)).images[0], expected)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (Image.new("RGBA", (8, 8), (255, 0, 0, 0)), "transparent pixels"),
+        (Image.new("F", (8, 8), 200.0), "no certain range"),
+        (Image.new("I", (8, 8), 200), "of 8 or of 16 bits"),
+    ],
+)
+def test_a_picture_from_python_that_cannot_be_told_is_refused(way: str, image: Image.Image, said: str) -> None:
+    with pytest.raises(DataError, match=f"your data.*{said}"):
+        assert arrays_of(WAYS[way](image)).images is None
