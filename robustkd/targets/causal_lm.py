@@ -215,14 +215,15 @@ class CausalLMTarget(GenerativeTarget):
 
     @without_gradients()
     def first_token_logprobs(self, prompt: str, system: str = "") -> Tensor:
-        """(V,) float32: the log-probability of each token as the first of the answer; behind an empty thought where the template opens one.
+        """(V,) float32: the log-probability of each token as the first of the answer.
+
+        It is behind an empty thought where the template opens one, and behind a blank that the template writes as a token of its own.
 
         Raises:
             TooLong: the request does not fit into the context.
             TargetError: a log-probability is NaN.
         """
-        tokens = self.encode(prompt, "-", ends=False, system=system)
-        ids = torch.tensor([tokens.ids[: tokens.completion.start]], device=self.device)
+        ids = torch.tensor([self.chat.told(system).before_first_word(prompt)], device=self.device)
         logits = self.module(inputs_embeds=self.embed(ids), use_cache=False, logits_to_keep=1).logits[0, -1].float()
         require_finite(logits.max()[None], "the logits of the language model")
         return logits.log_softmax(-1)

@@ -3,6 +3,9 @@
 A template is a frame around the user's text: ``<user> `` before it, `` <assistant> `` behind it, an end of turn behind the
 answer. Everything up to where the answer begins is tokenised as one text, as it would be in use; what is put behind it never
 changes a token before it. So ``encode(p, a).ids`` begins with ``encode(p).ids`` for every answer ``a``, whatever the tokeniser.
+
+Some templates write a blank between the two: Llama 2's, Mistral's and Vicuna's a space, Zephyr's a new line. It belongs to the answer.
+A model that was trained so says it by itself, most often as a part of its first word: ``▁Yes``, not ``Ye`` and ``s``.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from robustkd.contracts import TargetError
@@ -35,6 +39,9 @@ _BLANK = " \n"
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 DATE = datetime.date(2024, 7, 26)
 """What templates are told is today, unless another day is asked for: the one that Llama 3's takes where it is told none."""
+
+_FIRST_WORDS = ("-", "I", "The", "Yes")
+"""Beginnings of answers. A blank that is a token of its own before all of them is one before any other."""
 
 _FRAMES = 256
 """Conversations whose frames are kept."""
@@ -109,6 +116,7 @@ class Chat:
     Attributes:
         end_of_turn: the token that ends an answer.
         pad: the token that fills a batch; it is masked, so its choice changes nothing.
+        blank: what the template writes before an answer and leaves to the model to say; empty for most.
 
     Raises:
         TargetError: there is no chat template, it does not show what the user says as it is (blanks around it may be left out),
@@ -143,16 +151,25 @@ class Chat:
                 )
         self._turns: tuple[Turn, ...] = ()
         self._told: dict[tuple[str, tuple[Turn, ...]], Chat] = {}
+        self._missed = self._added_start()
         self._frame()
         _, end = self._parts(_MARK, [_user("-"), _assistant(_MARK)])
         self.end_of_turn = self._first_special(end)
         self.pad = self._pad()
 
     def _frame(self) -> None:
-        """Find what the template writes around the user's text."""
+        """Find what the template writes around the user's text, and before an answer."""
         self._before, self._behind = self._parts(_AWKWARD, [_user(_AWKWARD)], add_generation_prompt=True)
         before, behind = self._parts(_MARK, [_user(f"{_BLANK}{_MARK}{_BLANK}")], add_generation_prompt=True)
         self._trims = before == self._before, behind == self._behind
+        self.blank = self._blank_of_answers()
+
+    def _blank_of_answers(self) -> str:
+        asked = self._rendered([_user("-")], add_generation_prompt=True)
+        answered, _ = self._parts(_MARK, [_user("-"), _assistant(_MARK)])
+        between = answered.removeprefix(asked)
+        # Anything but blanks is no part of an answer, such as the empty thought that Qwen 3's writes before it.
+        return between if answered.startswith(asked) and between.isspace() and not opened_by(asked) else ""
 
     def told(self, system: str = "", turns: tuple[Turn, ...] = ()) -> Chat:
         """The same, where the request comes behind another message of the system ("" for this one's) and behind earlier turns.
@@ -204,6 +221,8 @@ class Chat:
     def encode(self, prompt: str, completion: str = "", prefill: str = "", *, ends: bool = True) -> Tokens:
         """A request and an answer to it. Where the template opens a thought, an empty one, so that what follows is the answer.
 
+        The blank that the template writes before an answer is put before it, unless the answer brings it.
+
         Args:
             prompt: what the user says.
             completion: the answer, or its rest behind ``prefill``.
@@ -215,10 +234,13 @@ class Chat:
         """
         prompt, text = self.shown(prompt), self._text(prompt)
         ids, offsets = self._tokenised(text)
+        self._warn_of_start(ids)
         first, last = len(self._before), len(self._before) + len(prompt)
         inside = [place for place, (start, stop) in enumerate(offsets) if start < last and stop > first and start < stop]
         span = slice(inside[0], inside[-1] + 1) if inside else slice(*(2 * [_behind(offsets, first)]))
         given = prefill + completion
+        if given and not given.startswith(self.blank):
+            prefill, completion = (self.blank + prefill, completion) if prefill else ("", self.blank + completion)
         for added in (closing(text, given) if given else "", prefill):
             if added:
                 ids, text = ids + self._continuation(text, ids, added), text + added
@@ -232,6 +254,21 @@ class Chat:
                 fix="shorten it, or take a model with a longer context",
             )
         return Tokens(ids, span, slice(begin, len(ids)))
+
+    def before_first_word(self, prompt: str) -> list[int]:
+        """The ids up to the first word of an answer: with the blank before it, where that is a token of its own.
+
+        Raises:
+            TooLong: with a word behind it, it is longer than the context.
+        """
+        begun = [self.encode(prompt, word, ends=False) for word in (_FIRST_WORDS if self.blank else _FIRST_WORDS[:1])]
+        blanks = min(map(self._blanks, begun)) if self.blank else 0
+        return begun[0].ids[: begun[0].completion.start + blanks]
+
+    def _blanks(self, tokens: Tokens) -> int:
+        """How many tokens of blanks alone an answer begins with."""
+        said = tokens.ids[tokens.completion]
+        return sum(1 for _ in takewhile(lambda number: not str(self.tokenizer.decode([number])).strip(), said))
 
     def so_far(self) -> list[int]:
         """The ids of the earlier turns alone, up to where the model speaks: what it says of them."""
@@ -324,6 +361,21 @@ class Chat:
                 "nothing ends an answer: no end of turn in the chat template", fix="give the tokenizer an eos_token"
             )
         return int(found)
+
+    def _added_start(self) -> set[int]:
+        """The token that the tokeniser itself puts before a text, if it does. What a template renders gets it from the template alone."""
+        start = self.tokenizer.bos_token_id
+        return {start} if start is not None and self.tokenizer("-")["input_ids"][:1] == [start] else set()
+
+    def _warn_of_start(self, ids: Sequence[int]) -> None:
+        """Once, for this chat and all that it was told: a request may bring the token, so it is seen where one is laid out."""
+        if self._missed and ids and ids[0] not in self._missed:
+            self._missed.clear()
+            _LOG.warning(
+                "the tokenizer begins a text with %s, and the chat template does not: if the model was trained with it, "
+                "write {{ bos_token }} at the beginning of chat_template",
+                self.tokenizer.bos_token,
+            )
 
     def _pad(self) -> int:
         if self.tokenizer.pad_token_id is not None:

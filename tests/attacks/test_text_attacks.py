@@ -288,7 +288,7 @@ def test_gcg_ends_where_no_single_swap_helps():
 
 
 @pytest.mark.parametrize(
-    ("kind", "params"), [("random-search", {"steps": 12, "width": 16}), ("beast", {"beams": 1, "branches": 18})]
+    ("kind", "params"), [("random-search", {"steps": 12, "width": 16}), ("beast", {"beams": 18, "branches": 1})]
 )
 def test_the_best_of_a_tiny_space_is_found(kind, params):
     target = lm()

@@ -1,7 +1,7 @@
 """BEAST: a suffix grows by one token a step, out of what the model itself would say next.
 
-    B_0     = {empty}
-    C_t     = { b + v : b in B_{t-1}, v drawn from p(. | before, b), `branches` of them without repetition }
+    B_1     = { v : v drawn from p(. | before), `beams` of them without repetition }
+    C_t     = { b + v : b in B_{t-1}, v drawn from p(. | before, b), `branches` of them without repetition },   t > 1
     B_t     = the `beams` elements of C_t with the lowest loss
 
 It takes no gradient and two kinds of cheap passes, and since every token is one that the model finds likely, the suffix reads more
@@ -36,7 +36,7 @@ class BEASTParams(SuffixParams):
     """Parameters of ``beast``; the defaults are the paper's."""
 
     tokens: int = Field(40, ge=1, description="length of the suffix in the end, one token a step")
-    beams: int = Field(15, ge=1, description="suffixes kept from step to step (k1 of the paper)")
+    beams: int = Field(15, ge=1, description="first tokens drawn, and suffixes kept from step to step (k1 of the paper)")
     branches: int = Field(15, ge=1, description="tokens drawn behind each of them (k2)")
 
 
@@ -46,7 +46,7 @@ class BEAST(PromptAttack[CausalLMTarget]):
     Params = BEASTParams
     needs = PromptAttack.needs | {"tokens", "log-probabilities"}
     source = "Sadasivan et al. 2024, arXiv:2402.15570"
-    version = "2"  # 1 took the caches of sliding windows for whole
+    version = "3"  # 1 took the caches of sliding windows for whole; 2 drew `branches` first tokens
 
     def search(
         self, target: CausalLMTarget, batch: PromptBatch, attempts: Attempts, threat: ThreatModel, rng: SampleRng
@@ -77,7 +77,7 @@ class BEAST(PromptAttack[CausalLMTarget]):
             if not len(places):
                 return
             likely = suffixes.next_logprobs(places, beams).masked_fill(~vocabulary.allowed, -torch.inf)
-            drawn = draw(likely, p.branches, rng.select(places).fork(t))
+            drawn = draw(likely, p.branches if t else p.beams, rng.select(places).fork(t))
             grown = torch.cat([beams.unsqueeze(2).expand(-1, -1, drawn.shape[2], -1), drawn.unsqueeze(3)], 3).flatten(1, 2)
             texts = suffixes.slots.texts(places, grown)
             loss = suffixes.losses(places, grown, are_texts(texts))

@@ -20,7 +20,7 @@ from robustkd.attacks.text.engine.training_requests import Kind, answered
 from robustkd.attacks.text.weights.weight_attack import WeightAttack
 from robustkd.contracts import DataError, Params, Prompts, UsageError
 from robustkd.contracts.random import SampleRng
-from robustkd.lazy import torch
+from robustkd.lazy import nn, torch
 from robustkd.targets import recording_gradients
 from robustkd.targets.causal_lm import CausalLMTarget
 from robustkd.targets.chat import Tokens, TooLong
@@ -67,6 +67,7 @@ class FineTuning(WeightAttack):
     Params = FineTuningParams
     gradients = True
     ends: ClassVar[bool] = True
+    version = "2"  # 1 left a head as it was that shares its table with the embedding
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
@@ -157,4 +158,11 @@ def _fine_tuned(
 
     for first, last in zip((0, *p.steps), p.steps, strict=False):
         fit(optimiser, losses(first, last), lambda step: p.lr)
-        yield {name: weight.detach().cpu().clone() for name, weight in copied.module.named_parameters()}
+        yield _weights(copied.module)
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """Copies on the CPU, by all names: a table that two layers share has two, and each layer is given it."""
+    named = dict(module.named_parameters(remove_duplicate=False))
+    copies = {weight: weight.detach().cpu().clone() for weight in named.values()}
+    return {name: copies[weight] for name, weight in named.items()}
