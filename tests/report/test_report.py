@@ -159,7 +159,7 @@ def test_curves_are_averaged_where_every_seed_has_a_point():
 def test_a_curve_starts_at_the_clean_accuracy():
     item = campaign((0,)).defenses[2]
     later = replace(item, curve=item.curve[2:])
-    assert curve_of(later)[0] == CurvePoint(0.0, 0.953, *wilson(286, N))
+    assert curve_of(later)[0] == CurvePoint(0.0, 0.953, *wilson(0.953 * N, N))
     assert curve_of(later)[1:] == later.curve
     assert curve_of(item) == item.curve
     assert curve_of(replace(item, curve=[])) == []
