@@ -221,14 +221,13 @@ def _measured_otherwise(baseline: Snapshot, snapshot: Snapshot, defense: str, at
     """What decides other numbers than those of the baseline: another judge, or another attack; empty where nothing does."""
     if told := other_judge(baseline, snapshot):
         return f"another judge decides than that of the baseline ({told})"
+    of = "" if attack == WORST else "judge"  # the clean accuracy hangs on no attack
     behind = {seed: baseline.headline[defense, seed] for seed in baseline.seeds(defense)}
     for name in sorted({name for attacks in behind.values() for name in attacks}):
         told = other_attack(baseline, snapshot, name) if attack == WORST else ""
         for seed in behind:
             rows = [side.rows.get((defense, name, seed)) for side in (baseline, snapshot)]
-            told = told or other_conditions(
-                *rows, of="" if attack == WORST else "judge"
-            )  # the clean accuracy hangs on no attack
+            told = told or other_conditions(*rows, of=of)
         if told:
             return f"{name} is not the attack of the baseline ({told})"
     return ""

@@ -2,8 +2,8 @@
 
 The classes of the data are divided in their order. A task is trained on its images and on the remembered ones, by the method's loss;
 classes that are not there yet cannot be answered, and their rows of the last layer are the initial ones when their task begins: until then
-weight decay alone would move them, to 0. After it a few images are remembered (``memory``). The target holds the network after
-each task: ``sub-network`` makes each a defense, the analysis ``forgetting`` attacks all on each task.
+weight decay alone would move them, to 0. After a task a few images are remembered (``memory``). The target holds the network after each
+task: ``sub-network`` makes each a defense, the analysis ``forgetting`` attacks all on each task.
 
 With ``infinite`` the rate falls in the first task alone and then stays: after each task a copy is annealed, which is kept and attacked, and
 the network goes on as it was before. Both together take as many epochs as a task without. Its control is the same method with ``schedule``.
