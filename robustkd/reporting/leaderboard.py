@@ -97,7 +97,8 @@ def results_in(folders: Iterable[Path]) -> dict[Path, Results]:
                 found[file.parent] = Results.from_dict(json.loads(file.read_text(encoding="utf-8")))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise StoreError(
-                    f"{file} cannot be read: {type(error).__name__}: {error}", fix="robustkd report CAMPAIGN writes it again"
+                    f"{file} cannot be read: {type(error).__name__}: {error}",
+                    fix="robustkd run CAMPAIGN writes it again, and computes nothing that is finished",
                 ) from error
             except StoreError as error:
                 raise StoreError(f"{file}: {error.message}", fix=error.fix) from error
