@@ -30,31 +30,37 @@ def run(*arguments, color=False, **env):
     return done
 
 
+def processor_seconds(code, *arguments, **env):
+    """What a fresh interpreter prints for this code, and the processor seconds that it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=os.environ | env, check=False
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert not done.stderr, done.stderr
+    return done.stdout.splitlines(), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def child(*arguments, **env):
     """A fresh interpreter that runs the command: its output, the processor seconds that it took, and what it imported."""
     code = (
         FIRST
         + "import atexit\natexit.register(lambda: print(sorted({'torch', 'mlflow', 'pandas'} & set(sys.modules))))\nmain()"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=os.environ | env, check=False
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    *out, imported = done.stdout.splitlines()
-    assert not done.stderr, done.stderr
-    return out, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, imported
+    (*out, imported), took = processor_seconds(code, *arguments, **env)
+    return out, took, imported
 
 
-@pytest.mark.parametrize(("command", "seconds"), [("--help", 0.3), ("list", 1.0)])
-def test_looking_around_is_quick_and_imports_nothing_heavy(command, seconds):
-    # Processor time: a machine that is busy with something else does not count.
-    spent = []
-    for _ in range(2):
+@pytest.mark.parametrize(("command", "times"), [("--help", 1.5), ("list", 8)])
+def test_looking_around_is_quick_and_imports_nothing_heavy(command, times):
+    # Processor time beside that of the two libraries which every command needs: neither a busy nor a slow machine counts.
+    needed, spent = [], []
+    for _ in range(3):
+        needed.append(processor_seconds("import click, importlib.metadata, yaml")[1])
         out, took, imported = child(command)
         assert imported == "[]"
         spent.append(took)
-    assert min(spent) < seconds, spent
+    assert min(spent) < times * min(needed), (spent, needed)
     assert len(out) > 20
 
 
