@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,10 +36,14 @@ def command(folders: tuple[str, ...], markdown: bool, as_json: bool) -> None:
 
     made = boards(results_in(map(folder_of, folders or ("runs",))))
     if as_json:
-        print_reserved(json.dumps([asdict(board) | {"same_attacks": board.same_attacks} for board in made], indent=1))
+        print_reserved(json.dumps([_as_json(board) for board in made], indent=1))
         return
     for board in made:
         (_print_markdown if markdown else _print)(board)
+
+
+def _as_json(board: Board) -> dict[str, Any]:
+    return asdict(board) | {"same_attacks": board.same_attacks, "other_settings": board.other_settings}
 
 
 def _cells(entry: Entry) -> tuple[str, ...]:
@@ -54,10 +58,6 @@ def _cells(entry: Entry) -> tuple[str, ...]:
     seeds = str(len(entry.seeds))
     holds = ANSWERS[entry.holds]
     return rank, entry.defense, entry.campaign, clean, worst, holds, verdict, seeds, ", ".join(entry.attacks)
-
-
-def _remark(board: Board) -> str:
-    return "" if board.same_attacks else "Not all were attacked alike: fewer or weaker attacks leave more standing."
 
 
 def _print(board: Board) -> None:
@@ -88,7 +88,7 @@ def _print(board: Board) -> None:
             click.echo(whole_words(f"{campaign}, {seeds}: {', '.join(names)}", hanging="  "))
         told = names_that_hold((_named(entry, board), entry.holds) for entry in board.entries)
         click.echo(whole_words(f"does it hold? {told}", hanging="  "))
-    if remark := _remark(board):
+    if remark := board.remark:
         click.echo(whole_words(remark))
     click.echo("")
 
@@ -111,4 +111,4 @@ def _alike(board: Board) -> dict[tuple[str, tuple[str, ...]], list[Entry]]:
 def _print_markdown(board: Board) -> None:
     lines = [f"### {board.title}", "", f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS)]
     lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in _cells(entry))} |" for entry in board.entries]
-    click.echo("\n".join([*lines, *(["", remark] if (remark := _remark(board)) else [])]) + "\n")
+    click.echo("\n".join([*lines, *(["", remark] if (remark := board.remark) else [])]) + "\n")

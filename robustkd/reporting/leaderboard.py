@@ -1,14 +1,17 @@
 """Defenses of several campaigns in one ranking, as far as they can be compared: the same samples, threat model and judge.
 
 What is ranked is the worst case over the attacks of each campaign. A campaign with fewer or weaker attacks leaves more standing, so
-their names are part of every row, and a defense whose number must not be believed has no rank.
+their names are part of every row, it is said where attacks of one name are not the same, and a defense whose number must not be believed
+has no rank.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 from robustkd.contracts import StoreError
@@ -28,6 +31,8 @@ class Entry:
         campaign: its name, with its folder where several campaigns have that name.
         folder: where the campaign's results are.
         attacks: those behind the robust accuracy.
+        settings: for each of these, digests of what it is: ``attack``, of its kind, version and parameters, and what
+            ``CellResult.conditions`` has on the first seed.
         certified: of a defense of which something is proved, what is certified and what the attacks leave, in words; else "".
         undefended: whether its campaign takes it for a model without a defense.
         holds, why: whether it holds by its own campaign's gates and undefended rows, None where it cannot be said, and why.
@@ -42,6 +47,7 @@ class Entry:
     ci_low: float | None
     ci_high: float | None
     attacks: tuple[str, ...]
+    settings: tuple[Mapping[str, str], ...]
     verdict: Verdict | None
     status: CellStatus
     seeds: tuple[int, ...]
@@ -57,7 +63,8 @@ class Board:
 
     Attributes:
         judge: the deciding judge; empty for images, and where it was not noted.
-        same_attacks: whether all numbers stand behind attacks of the same names.
+        same_attacks: whether all numbers stand behind the same attacks: the same names, and the same settings under each.
+        other_settings: the attacks that are called the same for several entries and are not.
     """
 
     data: str
@@ -69,8 +76,32 @@ class Board:
 
     @property
     def same_attacks(self) -> bool:
-        """Whether all numbers are the worst case over attacks of the same names."""
-        return len({entry.attacks for entry in self.entries}) < 2
+        """Whether all numbers are the worst case over the same attacks."""
+        return len({entry.attacks for entry in self.entries}) < 2 and not self.other_settings
+
+    @property
+    def other_settings(self) -> tuple[str, ...]:
+        """The names of attacks that several campaigns have and that are not the same in all of them, sorted."""
+        told: dict[tuple[str, str], dict[str, set[str]]] = {}
+        for entry in self.entries:
+            for attack, settings in zip(entry.attacks, entry.settings, strict=True):
+                for what, digest in settings.items():
+                    told.setdefault((attack, what), {}).setdefault(entry.folder, set()).add(digest)
+        # Within a campaign it may be another network for each defense, such as a student of the attacked one.
+        return tuple(
+            sorted(
+                {attack for (attack, _), of in told.items() if any(a.isdisjoint(b) for a, b in combinations(of.values(), 2))}
+            )
+        )
+
+    @property
+    def remark(self) -> str:
+        """What has to be known when numbers of other attacks are compared; "" where all were attacked alike."""
+        if self.same_attacks:
+            return ""
+        others = self.other_settings
+        which = f" ({', '.join(others)}: not the same under one name)" if others else ""
+        return f"Not all were attacked alike{which}: fewer or weaker attacks leave more standing."
 
     @property
     def title(self) -> str:
@@ -154,6 +185,7 @@ def _entries(folder: Path, campaign: str, results: Results) -> list[Entry]:
             ci_low=row.ci_low,
             ci_high=row.ci_high,
             attacks=behind.get(row.defense, ()),
+            settings=tuple(_settings(results, row.defense, attack) for attack in behind.get(row.defense, ())),
             verdict=row.verdict,
             status=row.status,
             seeds=row.seeds,
@@ -164,6 +196,15 @@ def _entries(folder: Path, campaign: str, results: Results) -> list[Entry]:
         )
         for row in summary_rows(results)
     ]
+
+
+def _settings(results: Results, defense: str, attack: str) -> dict[str, str]:
+    """See ``Entry.settings``; files that do not say what an attack is have all the same digest."""
+    what = results.attacks.get(attack)
+    told = json.dumps(what.to_dict() if what else None, sort_keys=True)
+    cells = [cell for cell in results.cells if (cell.defense, cell.attack) == (defense, attack)]
+    first = min(cells, key=lambda cell: cell.seed, default=None)
+    return {"attack": hashlib.sha256(told.encode()).hexdigest()[:16], **(first.conditions if first else {})}
 
 
 def _believable(entry: Entry) -> bool:

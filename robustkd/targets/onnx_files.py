@@ -10,9 +10,11 @@ import functools
 import hashlib
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -70,6 +72,7 @@ class Onnx(WithoutGradients):
     """An ONNX file in onnxruntime, on the CPU.
 
     Attributes:
+        outputs: the names of what it returns.
         batch: the only B that the file takes; None where it takes any.
         shape: of one of its images, as far as the file says it.
 
@@ -93,21 +96,49 @@ class Onnx(WithoutGradients):
         if len(inputs) != 1 or inputs[0].type not in _TYPES:
             raise TargetError(f"{file} does not take one batch of floating-point images", fix="export the classifier alone")
         self._input, self.dtype = inputs[0].name, _TYPES[inputs[0].type]
+        self.outputs = tuple(output.name for output in self._session.get_outputs())
         batch, *shape = [side if isinstance(side, int) else None for side in inputs[0].shape] or [None]
         self.batch, self.shape = batch, tuple(shape)
         digest = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).digest()
         self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8), persistent=False)  # its fingerprint
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, K), for any B."""
+    def forward(self, images: Tensor) -> Any:
+        """(B, C, H, W) -> (B, K), for any B; of a file with several outputs, each by its name."""
         return in_batches(self._answer, images, self.batch)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Onnx:
         return self  # it holds nothing that changes, and a session cannot be copied
 
-    def _answer(self, images: Tensor) -> Tensor:
+    def _answer(self, images: Tensor) -> Any:
         given = images.detach().cpu().to(self.dtype).contiguous().numpy()
-        return torch.from_numpy(self._session.run(None, {self._input: given})[0]).to(images.device)
+        found = dict(zip(self.outputs, self._session.run(None, {self._input: given}), strict=True))
+        return _alone(
+            {name: torch.from_numpy(each).to(images.device) for name, each in found.items() if isinstance(each, np.ndarray)}
+        )
+
+
+class Named(nn.Module):
+    """A network that returns several tensors in a list, each by its name."""
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.names = network, tuple(names)
+
+    def forward(self, images: Tensor) -> Any:
+        """(B, C, H, W) -> the one tensor, or a mapping of several."""
+        returned = self.network(images)
+        return returned if isinstance(returned, Tensor) else _alone(dict(zip(self.names, returned, strict=True)))
+
+
+def _alone(outputs: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+    """The only output; all of them by name where there are several, so that what is taken for the logits is found out."""
+    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+
+def _by_name(outputs: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+    """The outputs that are floating-point numbers."""
+    found = {"": outputs} if isinstance(outputs, Tensor) else outputs
+    return {name: each for name, each in found.items() if each.is_floating_point()}
 
 
 def _converted(file: Path, black_box: Onnx) -> nn.Module:
@@ -125,19 +156,22 @@ def _converted(file: Path, black_box: Onnx) -> nn.Module:
     with warnings.catch_warnings(), preserved_rng(torch.device("cpu")):
         warnings.simplefilter("ignore")
         try:
-            network = ConvertModel(_in_its_words(onnx.load(str(file)))).eval()
-            found = network(samples)
+            network = Named(ConvertModel(_in_its_words(onnx.load(str(file)))).eval(), black_box.outputs)
+            found = _by_name(network(samples))
         except Exception as error:  # of whatever type an operator's conversion raises
             said = (str(error).strip().splitlines() or [""])[0][:200]
             raise NotConverted(f"onnx2pytorch cannot convert it: {type(error).__name__}: {said}") from error
-    wanted = black_box(samples)
-    if not isinstance(found, Tensor) or found.shape != wanted.shape or not found.requires_grad:
-        raise NotConverted("what onnx2pytorch makes of it does not answer with one tensor that has gradients")
-    apart = float((found.detach() - wanted).abs().max() / wanted.abs().max().clamp_min(torch.finfo(wanted.dtype).tiny))
-    if not apart <= _CLOSE:
-        raise NotConverted(
-            f"what onnx2pytorch makes of it answers otherwise than onnxruntime, by {apart:.1e} of the largest output"
-        )
+    wanted = _by_name(black_box(samples))
+    if {name: each.shape for name, each in found.items()} != {name: each.shape for name, each in wanted.items()}:
+        raise NotConverted("what onnx2pytorch makes of it does not answer with the same tensors as onnxruntime")
+    if not all(each.requires_grad for each in found.values()):
+        raise NotConverted("what onnx2pytorch makes of it does not answer with tensors that have gradients")
+    for name, each in wanted.items():
+        apart = float((found[name].detach() - each).abs().max() / each.abs().max().clamp_min(torch.finfo(each.dtype).tiny))
+        if not apart <= _CLOSE:
+            raise NotConverted(
+                f"what onnx2pytorch makes of it answers otherwise than onnxruntime, by {apart:.1e} of the largest output"
+            )
     return network
 
 
