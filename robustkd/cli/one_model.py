@@ -234,6 +234,8 @@ def images(options: OneModel) -> Splits:
     splits = load_splits(data, params, split)
     if splits.modality != "images":
         raise UsageError(f"the data '{data}' are prompts, and this command is about classifiers of images", fix=IN_A_CAMPAIGN)
+    for note in splits.notes:
+        click.echo(f"data: {note}", err=True)
     return splits
 
 

@@ -13,6 +13,7 @@ import robustkd
 from robustkd.contracts import UsageError
 from robustkd.normalisation.layer import Normalise
 from robustkd.targets import ClassifierTarget
+from support.campaigns import external, tiny_campaign
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -56,3 +57,14 @@ def test_constants_for_pixels_are_not_applied_to_other_inputs(
         code, told = say(*command, *bounds)
         assert code == 2, told
         assert "--normalise, and" in told
+
+
+def test_nor_are_they_in_a_campaign(say: Callable[..., tuple[int, str]]) -> None:
+    Path("net.py").write_text(
+        "import torch\n\n\ndef build():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+    )
+    data = "{name: digits, test: 8, bounds: [0, 255]}"
+    Path("c.yaml").write_text(tiny_campaign("c", external("net.py:build", normalise="mnist"), data=data, eps=1))
+    code, told = say("run", "c.yaml", "--workers", "0", "--no-track", "--quiet")
+    assert code != 0
+    assert "the data have bounds, and this defense normalises pixels in [0, 1]" in told.replace("\n", " ")

@@ -214,10 +214,15 @@ class External(Defense):
         if p.weights is not None:
             normalised = p.normalise is not None or p.bounds is not None
             load_weights(target.module, p.weights, p.weights_key, normalised=normalised)
-        if context.bounds is not None and p.bounds is not None:
+        if context.bounds is not None and (p.bounds is not None or p.normalise is not None):
+            what = (
+                "bounds, and so has this defense"
+                if p.bounds is not None
+                else "bounds, and this defense normalises pixels in [0, 1]"
+            )
             raise UsageError(
-                "the data have bounds, and so has this defense",
-                fix="leave out those of the defense: its network is given the data in their own unit",
+                f"the data have {what}",
+                fix="leave that out of the defense: its network is given the data in their own unit, which is that of the bounds",
             )
         constants = p.normalise if p.bounds is None else Constants.to(*p.bounds)
         if constants is not None and len(shape) != 3:
