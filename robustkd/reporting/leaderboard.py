@@ -16,8 +16,9 @@ from pathlib import Path
 
 from robustkd.contracts import StoreError
 from robustkd.contracts.check import Verdict
+from robustkd.contracts.json_value import JsonObject
 from robustkd.reporting.formatting import bracket
-from robustkd.reporting.summary import summary_rows
+from robustkd.reporting.summary import cells_by_pair, summary_rows
 from robustkd.scoring.holds import Holds
 from robustkd.scoring.results import CellStatus, Results
 
@@ -31,8 +32,8 @@ class Entry:
         campaign: its name, with its folder where several campaigns have that name.
         folder: where the campaign's results are.
         attacks: those behind the robust accuracy.
-        settings: for each of these, digests of what it is: ``attack``, of its kind, version and parameters, and what
-            ``CellResult.conditions`` has on the first seed.
+        settings: for each of these, digests of what it is: ``attack``, of its kind, version and parameters ("" in files that do not say),
+            and what ``CellResult.conditions`` has on the first seed.
         certified: of a defense of which something is proved, what is certified and what the attacks leave, in words; else "".
         undefended: whether its campaign takes it for a model without a defense.
         holds, why: whether it holds by its own campaign's gates and undefended rows, None where it cannot be said, and why.
@@ -174,6 +175,13 @@ def _apart(folder: Path, others: Sequence[Path]) -> str:
 
 def _entries(folder: Path, campaign: str, results: Results) -> list[Entry]:
     behind = {item.defense: tuple(sorted(item.attacks)) for item in results.defenses}
+    first = {pair: min(cells, key=lambda cell: cell.seed) for pair, cells in cells_by_pair(results).items()}
+    what = {name: _digest(attack.to_dict()) for name, attack in results.attacks.items()}
+
+    def settings(defense: str, attack: str) -> dict[str, str]:
+        cell = first.get((defense, attack))
+        return {"attack": what.get(attack, ""), **(cell.conditions if cell else {})}
+
     return [
         Entry(
             rank=None,
@@ -185,7 +193,7 @@ def _entries(folder: Path, campaign: str, results: Results) -> list[Entry]:
             ci_low=row.ci_low,
             ci_high=row.ci_high,
             attacks=behind.get(row.defense, ()),
-            settings=tuple(_settings(results, row.defense, attack) for attack in behind.get(row.defense, ())),
+            settings=tuple(settings(row.defense, attack) for attack in behind.get(row.defense, ())),
             verdict=row.verdict,
             status=row.status,
             seeds=row.seeds,
@@ -198,13 +206,8 @@ def _entries(folder: Path, campaign: str, results: Results) -> list[Entry]:
     ]
 
 
-def _settings(results: Results, defense: str, attack: str) -> dict[str, str]:
-    """See ``Entry.settings``; files that do not say what an attack is have all the same digest."""
-    what = results.attacks.get(attack)
-    told = json.dumps(what.to_dict() if what else None, sort_keys=True)
-    cells = [cell for cell in results.cells if (cell.defense, cell.attack) == (defense, attack)]
-    first = min(cells, key=lambda cell: cell.seed, default=None)
-    return {"attack": hashlib.sha256(told.encode()).hexdigest()[:16], **(first.conditions if first else {})}
+def _digest(content: JsonObject) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _believable(entry: Entry) -> bool:
