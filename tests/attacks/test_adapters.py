@@ -115,6 +115,7 @@ def small(plugin: type[PeerAttack], **more: object) -> PeerAttack:
 
 
 @families
+@pytest.mark.slow
 def test_every_member_answers_under_each_of_its_threat_models(family: str, target: ClassifierTarget, batch: Batch) -> None:
     for plugin in members_of(family):
         attack, name = small(plugin), plugin.name
@@ -133,6 +134,7 @@ def test_every_member_answers_under_each_of_its_threat_models(family: str, targe
 
 
 @families
+@pytest.mark.slow
 def test_a_batch_that_is_not_contiguous_is_taken(family: str, target: ClassifierTarget, batch: Batch) -> None:
     last = batch.inputs.permute(0, 2, 3, 1).contiguous().numpy()
     asked = Batch(torch.tensor(last.transpose(0, 3, 1, 2)), batch.labels, batch.index)

@@ -20,6 +20,7 @@ def trained():
 
 
 @pytest.mark.parametrize(("norm", "eps", "name"), [("linf", 0.06, "Linf"), pytest.param("l2", 0.35, "L2", marks=SLOW)])
+@pytest.mark.slow
 def test_no_sample_withstands_us_that_torchattacks_autoattack_breaks(trained, norm, eps, name):
     torchattacks = pytest.importorskip("torchattacks")
     net, x, y = trained
@@ -31,6 +32,7 @@ def test_no_sample_withstands_us_that_torchattacks_autoattack_breaks(trained, no
     assert standing.sum() <= theirs.sum()
 
 
+@pytest.mark.slow
 def test_it_is_at_least_as_strong_as_its_parts(trained):
     net, x, y = trained
     whole = robustkd.attack("autoattack", net, x, y, eps=0.06, queries=200).outcome.standing
@@ -92,6 +94,7 @@ FEWER = {"steps": 40, "queries": 1500}
 
 @pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=SLOW), pytest.param("l1", marks=SLOW)])
 @pytest.mark.parametrize("scale", [1, 1000])
+@pytest.mark.slow
 def test_adaptive_comes_to_the_conclusion_of_standard_for_a_tenth_of_its_passes(trained, norm, scale):
     net, x, y = trained
     adaptive, standard, share = reaches(Around(net, behind=lambda z: scale * z), x[:20], y[:20], norm, BUDGETS[norm], **FEWER)
@@ -109,6 +112,7 @@ MASKS = {
 
 @pytest.mark.parametrize("norm", ["linf", "l2", pytest.param("l1", marks=SLOW)])
 @pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.slow
 def test_adaptive_does_not_fall_behind_where_gradients_mislead(trained, norm, mask):
     net, x, y = trained
     params = {"steps": 10, "queries": 300}
@@ -116,6 +120,7 @@ def test_adaptive_does_not_fall_behind_where_gradients_mislead(trained, norm, ma
     assert adaptive <= standard + 1
 
 
+@pytest.mark.slow
 def test_adaptive_reaches_given_classes_as_standard_does(trained):
     net, x, y = trained
     goals = (y + 1) % 10
@@ -125,6 +130,7 @@ def test_adaptive_reaches_given_classes_as_standard_does(trained):
     assert share < 0.3  # those that come near a goal are given APGD and Square in full
 
 
+@pytest.mark.slow
 def test_adaptive_does_not_depend_on_the_batch(trained):
     net, x, y = trained
     masked = MASKS["saturated"](net)  # some samples doubted, some not

@@ -166,6 +166,7 @@ def test_in_a_campaign_the_code_of_a_surrogate_belongs_to_the_identity(tmp_path)
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize("n", [100, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_masked_mnist_network(n, shared_data):
     """Published with the network, eps 0.3, 500 images: 98.0 % robust under PGD-40, 57.6 % with BPDA."""
     net = masked_cnn(shared_data, Declared())

@@ -70,6 +70,7 @@ def test_on_a_linear_network_they_come_near_the_nearest_point_of_the_plane(name,
 
 
 @cases(DECISIONS)
+@pytest.mark.slow
 def test_at_equal_queries_random_directions_end_further_away(name, norm, params):
     net, batch, _ = linear()
     own, control = (run(attack, norm, given, net, batch, 500) for attack, given in ((name, params), ("random-directions", {})))

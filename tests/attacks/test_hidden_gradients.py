@@ -70,6 +70,7 @@ def surrogate(linear: Linear, **more) -> float:
     return left({"kind": "distilled-surrogate", **more}, linear, opaque, fit_data=(linear.x, linear.y))
 
 
+@pytest.mark.slow
 def test_a_distilled_surrogate_needs_no_gradient_and_an_untrained_one_is_no_help(linear):
     truth = linear.robust_accuracy(EPS)
     assert surrogate(linear, queries=0) <= truth + 0.03

@@ -97,6 +97,7 @@ def named(comparison):
         for comparison in COMPARISONS
     ],
 )
+@pytest.mark.slow
 def test_at_least_as_near_as_the_peer(name, params, norm, peer, digits):
     net, x, y = digits
     theirs = peer(net, x, y).detach()

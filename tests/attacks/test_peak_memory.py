@@ -56,6 +56,7 @@ def thin() -> nn.Module:
         ("autoattack", "linf", {"steps": 2, "targets": 2, "queries": 4}, 9.3),
     ],
 )
+@pytest.mark.slow
 def test_an_attack_holds_few_batches(
     thin: nn.Module, monkeypatch: pytest.MonkeyPatch, attack: str, norm: str, budget: dict[str, int], batches: float
 ) -> None:

@@ -83,6 +83,7 @@ def test_the_fewest_pixels_of_a_linear_model_are_enough_and_one_less_is_not(spec
 
 
 @pytest.mark.parametrize("spec", FIXED, ids=named)
+@pytest.mark.slow
 def test_as_much_as_an_exhaustive_search_finds(spec):
     net = network(8)
     x = torch.rand(60, 1, 2, 4)

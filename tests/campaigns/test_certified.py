@@ -56,6 +56,7 @@ def smallest_margin(net, x, label, eps):
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])
+@pytest.mark.slow
 def test_certified_exact_and_attacked_are_in_order_on_a_tiny_network(seed):
     net = tiny(seed)
     x = torch.rand(12, 1, 1, 3, dtype=torch.float64)

@@ -130,6 +130,7 @@ def test_an_attack_that_moves_the_expectation_breaks_the_samples():
     assert not report.standing.any()
 
 
+@pytest.mark.slow
 def test_the_remedies_do_not_lower_the_number_by_chance():
     x = images(2, 512)
     y = labels(Linear(), x)

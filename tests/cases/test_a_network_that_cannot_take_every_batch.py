@@ -108,6 +108,7 @@ def attacked(name, params, flatten, **threat):
 
 
 @pytest.mark.parametrize(("name", "params"), _on_images())
+@pytest.mark.slow
 def test_no_attack_asks_about_no_image(name, params):
     for any_batch, flatten in ((Viewing(), Flattening()), (nn.Flatten(), NoEmptyBatch())):
         same = attacked(name, params, any_batch)

@@ -52,6 +52,7 @@ def test_a_weak_attack_on_an_honest_network_is_called_weak_and_not_masked(linear
     assert reference(report).evidence["share"] <= report.robust_accuracy - truth + 0.01
 
 
+@pytest.mark.slow
 def test_a_strong_attack_on_an_honest_network_is_believed_and_costs_little(linear):
     report = audited(linear, STRONG)
     assert report.robust_accuracy == pytest.approx(linear.robust_accuracy(EPS), abs=0.02)

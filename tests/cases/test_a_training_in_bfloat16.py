@@ -32,6 +32,7 @@ OF_PATCHES = {"acm", "dmae", "further-pretraining", "hybrid-distill", "m2mkd"}
 
 
 @pytest.mark.parametrize("name", trained_in_either_precision())
+@pytest.mark.slow
 def test_every_image_training_ends_in_bfloat16_with_weights_in_float32(name: str) -> None:
     defense = subject("defenses", name, {"precision": "bf16"}).make(fixtures.QUICK_TRAINING)
     teachers = "tiny-vit" if name in OF_PATCHES else "tiny-cnn"

@@ -59,6 +59,7 @@ def told(findings: tuple[Finding, ...]) -> dict[str, tuple[str, bool]]:
 
 @pytest.mark.usefixtures("no_escalation")
 @pytest.mark.parametrize("level", ["standard", pytest.param("thorough", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_no_call_is_larger_than_the_batch_size(level: str, samples: tuple[Tensor, Tensor]) -> None:
     given = {
         "eps": 0.05,
@@ -77,6 +78,7 @@ def test_no_call_is_larger_than_the_batch_size(level: str, samples: tuple[Tensor
 
 
 @pytest.mark.usefixtures("no_escalation")
+@pytest.mark.slow
 def test_evaluate_with_a_helper_and_remedies_keeps_to_it(samples: tuple[Tensor, Tensor]) -> None:
     class Masked(Small):
         def forward(self, x: Tensor) -> Tensor:
@@ -227,6 +229,7 @@ def test_mlflow_is_told_what_was_not_run() -> None:
 
 @pytest.mark.usefixtures("no_escalation")
 @pytest.mark.parametrize("when", ["always", "with a gradient"])
+@pytest.mark.slow
 def test_memory_that_runs_out_is_tried_again_with_fewer_samples(when: str, samples: tuple[Tensor, Tensor]) -> None:
     class Full(Small):
         def forward(self, x: Tensor) -> Tensor:

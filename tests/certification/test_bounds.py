@@ -37,6 +37,7 @@ def margin_at(net, x, y):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 20))])
+@pytest.mark.slow
 def test_no_attack_crosses_the_bounds_of_a_random_network(seed, norm):
     net = RandomNetwork(seed).double()
     x = torch.rand(6, 1, 6, 6, dtype=torch.float64)

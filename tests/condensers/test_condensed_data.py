@@ -125,6 +125,7 @@ def test_an_epoch_has_as_many_steps_as_one_on_all_data():
     assert steps == [160, 160]  # 160 training images: 8 and 4 copies
 
 
+@pytest.mark.slow
 def test_soft_labels_reach_the_loss_and_hard_ones_take_their_place_when_asked():
     arrays = soft_set()
     as_labels = SoftArrays(arrays.images, arrays.labels, np.eye(10, dtype=np.float32)[arrays.labels])

@@ -203,6 +203,7 @@ def test_the_gradient_of_a_picture_is_the_direction_over_the_number_of_its_numbe
 
 
 @pytest.mark.parametrize("kind", BY_SCORES[:3])
+@pytest.mark.slow
 def test_a_linear_generator_learns_the_mean_and_the_spread_of_a_normal_distribution(kind: str) -> None:
     teacher, score = gaussian(0.6, 0.5), gaussian(0.6, 0.5)
     start = gaussian(-0.8, 1.3, Linear)
@@ -373,6 +374,7 @@ def test_the_end_of_a_segment_is_a_fixed_point_and_one_segment_is_all_levels() -
 
 
 @pytest.mark.parametrize(("kind", "control"), [("scott", {"eta": 0.0, "substeps": 1}), ("hyper-sd", {"segments": [1]})])
+@pytest.mark.slow
 def test_with_its_idea_taken_out_it_is_consistency_distillation(kind: str, control: dict[str, Any]) -> None:
     plain = fitted({"kind": "consistency-distillation", **QUICK}, base=base())
     assert same(fitted({"kind": kind, **QUICK, **control}, base=base()), plain)
@@ -450,6 +452,7 @@ def test_an_equal_pair_costs_log_2_and_a_better_picture_is_gone_after() -> None:
     assert ((gradient * (better - worse)).sum((1, 2, 3)) < 0).all()  # downhill is towards the better one
 
 
+@pytest.mark.slow
 def test_a_preference_erases_from_a_generator_of_one_step_alone() -> None:
     generator = fitted({"kind": "dmd2", **QUICK, "critic_steps": 1}, base=base())
     spec = {"kind": "pso", "base": "base", "steps": 12, "lr": 3e-3, "wording": "captions"}

@@ -181,6 +181,7 @@ def test_cifar_resnets_reach_their_published_accuracy(name: str, published: floa
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize(("training", "published"), [("clean", 98.89), ("adv", 98.64)])
+@pytest.mark.slow
 def test_lenet5_reaches_its_published_accuracy(training: str, published: float, shared_data: Path) -> None:
     made = target("lenet5", (1, 28, 28))
     load_weights(made.module, shared_data / "networks" / f"mnist_lenet5_{training}.safetensors")
