@@ -7,25 +7,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from support.campaigns import tiny_campaign
+from support.campaigns import transfer_campaign
 from support.command_line import CommandLine
-
-NETWORK = "model: tiny-cnn, batch_size: 32, lr: 0.05"
 
 
 def run(robustkd: CommandLine, name: str, *, epochs: int = 1, second: int = 1) -> None:
-    """A campaign in which ``plain`` is attacked from a ``second`` network and from one that was distilled from itself."""
-    text = tiny_campaign(
-        name,
-        {
-            "plain": f"{{kind: standard, {NETWORK}, epochs: {epochs}}}",
-            "second": f"{{kind: standard, {NETWORK}, epochs: {second}, replica: 1}}",
-            "student": "{kind: kd, teacher: plain, student: tiny-cnn, epochs: 1, batch_size: 32, lr: 0.05}",
-        },
-        {"transfer": "{kind: transfer, surrogates: [second, student], attacks: [{kind: fgsm}]}"},
-        matrix="{exclude: [{defense: second}, {defense: student}]}",
-    )
-    Path(f"{name}.yaml").write_text(text)
+    Path(f"{name}.yaml").write_text(transfer_campaign(name, epochs=epochs, second=second))
     said = robustkd("run", f"{name}.yaml", "--workers", "0", "--quiet", "--no-track")
     assert said.code == 0, said.err
 

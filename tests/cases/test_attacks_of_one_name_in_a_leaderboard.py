@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.campaigns import PLAIN, tiny_campaign
+from support.campaigns import PLAIN, tiny_campaign, transfer_campaign
 from support.command_line import CommandLine
 
 
@@ -36,19 +36,8 @@ def test_other_settings_under_one_name(
 
 
 def test_another_surrogate_under_one_name(robustkd: CommandLine) -> None:
-    network = "model: tiny-cnn, batch_size: 32"
     for name, epochs in (("one", 1), ("again", 1), ("other", 2)):
-        text = tiny_campaign(
-            name,
-            {
-                "plain": f"{{kind: standard, {network}, epochs: 1}}",
-                "second": f"{{kind: standard, {network}, epochs: {epochs}, replica: 1}}",
-                "student": "{kind: kd, teacher: plain, student: tiny-cnn, epochs: 1, batch_size: 32, lr: 0.05}",
-            },
-            {"transfer": "{kind: transfer, surrogates: [second, student], attacks: [{kind: fgsm}]}"},
-            matrix="{exclude: [{defense: second}]}",
-        )
-        Path(f"{name}.yaml").write_text(text)
+        Path(f"{name}.yaml").write_text(transfer_campaign(name, second=epochs, exclude="[{defense: second}]"))
         assert robustkd("run", f"{name}.yaml", "--workers", "0", "--quiet", "--no-track").code == 0
     (alike,) = json.loads(robustkd("leaderboard", "runs/one", "runs/again", "--json").out)
     assert alike["same_attacks"], "the student is made of one attacked network and not of the other, in both campaigns"

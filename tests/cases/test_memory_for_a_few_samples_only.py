@@ -58,7 +58,7 @@ def told(findings: tuple[Finding, ...]) -> dict[str, tuple[str, bool]]:
 
 
 @pytest.mark.usefixtures("no_escalation")
-@pytest.mark.parametrize("level", ["standard", pytest.param("thorough", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("level", ["standard", "thorough"])
 @pytest.mark.slow
 def test_no_call_is_larger_than_the_batch_size(level: str, samples: tuple[Tensor, Tensor]) -> None:
     given = {

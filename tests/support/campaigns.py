@@ -41,3 +41,26 @@ def tiny_campaign(
     for section, uses in (("defenses", defenses), ("attacks", attacks)):
         lines += [f"{section}:", *(f"  {key}: {use}" for key, use in uses.items())]
     return "\n".join(lines) + "\n"
+
+
+def transfer_campaign(
+    name: str, *, epochs: int = 1, second: int = 1, exclude: str = "[{defense: second}, {defense: student}]"
+) -> str:
+    """A campaign in which ``plain`` is attacked from a ``second`` network and from one that was distilled from itself.
+
+    Args:
+        epochs: of ``plain``.
+        second: of that network.
+        exclude: what is not attacked.
+    """
+    network = "model: tiny-cnn, batch_size: 32, lr: 0.05"
+    return tiny_campaign(
+        name,
+        {
+            "plain": f"{{kind: standard, {network}, epochs: {epochs}}}",
+            "second": f"{{kind: standard, {network}, epochs: {second}, replica: 1}}",
+            "student": "{kind: kd, teacher: plain, student: tiny-cnn, epochs: 1, batch_size: 32, lr: 0.05}",
+        },
+        {"transfer": "{kind: transfer, surrogates: [second, student], attacks: [{kind: fgsm}]}"},
+        matrix=f"{{exclude: {exclude}}}",
+    )
